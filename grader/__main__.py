@@ -1,0 +1,86 @@
+"""The command line: `course …` runs this."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from grader.errors import CourseError, GraderError
+
+PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Flask behind Nginx: run a lab's files for real, and have them judged."""
+
+
+@main.command(context_settings=PASS_ON)
+@click.argument("number")
+@click.option("--solution", is_flag=True, help="Grade the course's own solution.")
+@click.option("--submission", type=click.Path(), help="Grade the files of this folder.")
+@click.argument("pytest_options", nargs=-1, type=click.UNPROCESSED)
+def check(
+    number: str, solution: bool, submission: str | None, pytest_options: tuple[str, ...]
+) -> None:
+    """Grade lab NUMBER; other options go to pytest (-k, -x, -n 2, …)."""
+    import pytest
+
+    from grader.lab import find_lab
+
+    arguments = [str(find_lab(number).folder), *pytest_options]
+    if solution:
+        arguments.append("--solution")
+    if submission:
+        arguments.append(f"--submission={Path(submission).resolve()}")
+    sys.exit(pytest.main(arguments))
+
+
+@main.command("list")
+def list_labs() -> None:
+    """List the labs."""
+    from grader.lab import all_labs
+
+    for lab in all_labs():
+        click.echo(f"{lab.number}  {lab.title:<40} {lab.minutes:>3} min  {lab.points:>3} points")
+
+
+@main.command()
+@click.argument("number")
+@click.argument("check", required=False)
+@click.option("--level", type=click.IntRange(1, 4), help="Show the hints up to this level.")
+def hint(number: str, check: str | None, level: int | None) -> None:
+    """Show one more hint for a CHECK of lab NUMBER, from the idea to the change itself."""
+    from grader.hints import next_hint
+    from grader.lab import find_lab
+
+    click.echo(next_hint(find_lab(number), check, level))
+
+
+@main.command()
+@click.argument("number")
+@click.option("--solution", is_flag=True, help="Start the course's own solution.")
+@click.option("--submission", type=click.Path(), help="Start the files of this folder.")
+def up(number: str, solution: bool, submission: str | None) -> None:
+    """Start the site of lab NUMBER and open a shell in its box; `exit` ends both."""
+    from grader.lab import SOLUTIONS, find_lab
+    from grader.shell import open_shell
+
+    lab = find_lab(number)
+    folder = SOLUTIONS / lab.number if solution else lab.folder
+    sys.exit(open_shell(lab, Path(submission) if submission else folder))
+
+
+def run() -> None:
+    """Run the command line; say in a sentence what went wrong."""
+    try:
+        main(standalone_mode=True, prog_name="course")
+    except CourseError as error:
+        click.echo(f"course: {error}", err=True)
+        sys.exit(3 if isinstance(error, GraderError) else 2)
+
+
+if __name__ == "__main__":
+    run()

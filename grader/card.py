@@ -1,0 +1,232 @@
+"""The failure card: what was sent, expected and got, why it matters, and where to look."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import textwrap
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+
+import requests
+
+from grader.checks import Check
+from grader.client import Exchange
+from grader.errors import GraderError, Mismatch, Place, StartFailed
+from grader.lab import Lab
+from grader.sandbox import ZONE, File
+from grader.text import clean
+
+WIDTH = 80
+LABEL = 11  # columns of a card's labels
+USUAL = {"user-agent", "accept-encoding", "accept", "connection", "host", "content-length"}
+NOT_YOURS = (
+    "This is not your fault and does not count. Run it again; if it stays, "
+    "report it with this text."
+)
+SIGNS = {"passed": "✓", "failed": "✗", "blocked": "-", "inconclusive": "?"}
+
+
+@dataclass
+class Seen:
+    """What a failed check saw, ready for the card."""
+
+    expected: str = ""
+    got: str = ""
+    note: str = ""
+    place: Place | None = None
+
+
+def seen_in(error: BaseException) -> Seen:
+    """Read what was expected and got out of the exception that ended a check."""
+    if isinstance(error, StartFailed):
+        return Seen(error.expected, error.got, error.note, error.place)
+    if isinstance(error, Mismatch):
+        return Seen(error.expected, error.got, error.note)
+    if isinstance(error, AssertionError):
+        return seen_in_assert(error)
+    if isinstance(error, requests.JSONDecodeError):
+        return Seen("JSON from the app", "a body that is not JSON")
+    if isinstance(error, requests.RequestException | OSError):
+        return Seen("an answer", str(error) or type(error).__name__)
+    return Seen("", f"{type(error).__name__}: {error}")
+
+
+def seen_in_assert(error: AssertionError) -> Seen:
+    """Take a plain `assert actual == expected` apart: pytest's message has both values."""
+    said = str(error)
+    at = said.rfind("assert ")
+    words, plain = said[:at].strip(), said[at:]
+    label = what_was_asserted(error.__traceback__)
+    try:
+        test = ast.parse(plain.splitlines()[0]).body[0].test  # type: ignore[attr-defined]
+        if isinstance(test, ast.Compare) and len(test.ops) == 1:
+            left = shown(ast.literal_eval(test.left))
+            right = shown(ast.literal_eval(test.comparators[0]))
+            operator = {ast.Eq: "", ast.NotEq: "anything but "}.get(type(test.ops[0]))
+            if operator is None:
+                symbol = ast.unparse(test).removeprefix(ast.unparse(test.left))
+                operator = symbol.removesuffix(ast.unparse(test.comparators[0]))[1:]
+            return Seen(f"{label}{operator}{right}", f"{label}{left}", words)
+    except (SyntaxError, ValueError, IndexError, AttributeError):
+        pass
+    return Seen(words or "what the title says", clean(plain, 300))
+
+
+def shown(value: object) -> str:
+    """Show a value as a person would write it; an empty text is named."""
+    if isinstance(value, str):
+        return clean(value) if value else "(empty)"
+    return "nothing" if value is None else str(value)
+
+
+def what_was_asserted(trace: TracebackType | None) -> str:
+    """Name the left side of a failed assert: `reply.json()["client"]` is `client`."""
+    for frame in reversed(traceback.extract_tb(trace)):
+        line = frame.line or ""
+        found = re.match(r"assert (.*?) (==|!=|in|not in|<=|>=|<|>) ", line)
+        if found:
+            name = re.search(r"(?:\[[\"']([\w-]+)[\"']\]|\.?(\w+))(?:\(\))?$", found[1])
+            word = (name[1] or name[2]) if name else ""
+            return f"{word.replace('_code', '').replace('_', ' ')} " if word else ""
+    return ""
+
+
+def likely_place(check: Check, files: list[File], lab: Lab) -> Place | None:
+    """Find the likely line in the learner's files; a guess, only for the card."""
+    paths = {path: name for name, path in lab.files.items()}
+    texts = {paths[one.path]: one.data.decode("utf-8", "replace") for one in files if one.path in paths}
+    for file, wanted in check.look_at:
+        for number, line in enumerate(texts.get(file, "").splitlines(), 1):
+            code = line.split("#")[0]
+            if wanted and wanted in code:
+                return Place(file, number)
+    return Place(check.look_at[0][0]) if check.look_at else None
+
+
+def line_of(place: Place, files: list[File], lab: Lab) -> str:
+    """The text of a place."""
+    path = lab.files.get(place.file)
+    data = next((one.data for one in files if one.path == path), b"")
+    lines = data.decode("utf-8", "replace").splitlines()
+    return clean(lines[place.line - 1].strip(), 200) if 0 < place.line <= len(lines) else ""
+
+
+def request_line(exchange: Exchange) -> str:
+    """Say what was sent: method, target, from whom, and any unusual header."""
+    text = f"{exchange.method} {clean(exchange.target, 300)}, from {exchange.source}"
+    for name, value in exchange.headers.items():
+        if name.lower() not in USUAL:
+            text += f"\n{clean(f'{name}: {value}', 300)}"
+    host = exchange.headers.get("Host", ZONE)
+    if host not in (ZONE, ""):
+        text += f"\nHost: {clean(host, 300)}"
+    return text
+
+
+def curl(exchange: Exchange, front: tuple[str, int | str]) -> str:
+    """Write the curl command that sends the same from inside the box."""
+    scheme, _, rest = exchange.url.partition("://")
+    authority = rest.partition("/")[0]
+    words = ["curl", "-i"]
+    if exchange.method == "HEAD":
+        words = ["curl", "-I"]
+    elif exchange.method != "GET":
+        words += ["-X", exchange.method]
+    host, port = front
+    if isinstance(port, str):
+        words += ["--unix-socket", port]
+    elif host != ZONE:
+        authority = f"{host}:{port}"
+    else:
+        words += ["--interface", exchange.source]
+    for name, value in exchange.headers.items():
+        if name.lower() not in USUAL:
+            words += ["-H", f"{name}: {value}"]
+    if any(mark in exchange.target for mark in ("/./", "/../", "//")):
+        words.append("--path-as-is")
+    target = exchange.target if exchange.target.startswith("/") else "/" + exchange.target
+    return " ".join(shlex.quote(word) for word in [*words, f"{scheme}://{authority}{target}"])
+
+
+def head_line(verdict: str, check: Check, earned: int) -> str:
+    """One line for a check: sign, title, points."""
+    left = f"{SIGNS[verdict]} {check.title}"
+    word = "point" if check.points == 1 else "points"
+    right = f"{earned} of {check.points} {word}"
+    if verdict in ("blocked", "inconclusive"):
+        right = f"{verdict}, {right}"
+    gap = max(2, WIDTH - len(left) - len(right))
+    return f"{left}{' ' * gap}{right}"
+
+
+def row(label: str, text: str) -> list[str]:
+    """One labelled row of a card, wrapped; lines that it has already are kept."""
+    made: list[str] = []
+    for line in text.splitlines() or [""]:
+        pad = f"  {label:<{LABEL}}" if not made else " " * (LABEL + 2)
+        if len(pad) + len(line) <= WIDTH or label in ("by hand", "look at", "log"):
+            made.append(pad + line)
+            continue
+        made += textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent=pad,
+            subsequent_indent=" " * (LABEL + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return made
+
+
+def render(
+    verdict: str,
+    check: Check,
+    lab: Lab,
+    *,
+    error: BaseException | None = None,
+    exchange: Exchange | None = None,
+    files: list[File] | None = None,
+    front: tuple[str, int | str] | None = None,
+    log: str = "",
+    blocked_by: str = "",
+) -> str:
+    """Write the card of a check that did not pass."""
+    lines = [head_line(verdict, check, 0)]
+    if verdict == "blocked":
+        return "\n".join([*lines, *row("needs", blocked_by)])
+    if verdict == "inconclusive":
+        text = str(error) if isinstance(error, GraderError) else f"{type(error).__name__}: {error}"
+        lines += row("grader", clean(text))
+        lines += row("note", NOT_YOURS)
+        return "\n".join(lines)
+    assert error is not None
+    seen = seen_in(error)
+    started = not isinstance(error, StartFailed)
+    if exchange and started:
+        lines += row("sent", request_line(exchange))
+    lines += row("expected", clean(seen.expected))
+    lines += row("got", clean(seen.got))
+    if exchange and started and not isinstance(error, Mismatch):
+        answer = exchange.status_line()
+        if answer and answer not in seen.got:
+            lines += row("answer", clean(answer, 300))
+    if seen.note:
+        lines += row("note", clean(seen.note))
+    if check.why and started:
+        lines += row("why", check.why)
+    if log:
+        lines += row("log", log)
+    place = seen.place or likely_place(check, files or [], lab)
+    if place:
+        where = f"{place.file}:{place.line}" if place.line else place.file
+        text = line_of(place, files or [], lab)
+        lines += row("look at", f"{where}   {text}".rstrip())
+    lines += row("hint", f"course hint {lab.number} {check.name}")
+    if started:
+        command = check.by_hand or (curl(exchange, front) if exchange and front else "")
+        if command:
+            lines += row("by hand", f"course up {lab.number}, then: {command}")
+    return "\n".join(lines)

@@ -1,0 +1,275 @@
+"""The visitors: `requests` over sockets that live in the box's network.
+
+Nothing is simulated: resets, timeouts and TLS are the kernel's and OpenSSL's. Each request uses a
+new connection and is recorded, byte for byte, for the failure card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+KEEP = 1 << 20  # bytes of an exchange that are recorded, each way
+
+
+@dataclass
+class Exchange:
+    """What one request sent and what came back, as bytes on the wire (decrypted, over TLS)."""
+
+    method: str
+    target: str
+    source: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    sent: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
+    error: str = ""
+    seconds: float = 0.0
+
+    def status_line(self) -> str:
+        """The first line of the reply, or what happened instead."""
+        if self.error:
+            return self.error
+        return self.received.split(b"\r\n", 1)[0].decode("latin-1")
+
+
+class RecordedSocket(socket.socket):
+    """A socket that keeps a copy of what passes through it."""
+
+    exchange: Exchange | None = None
+
+    def sendall(self, data: Any, *flags: int) -> None:
+        """Send and record."""
+        if self.exchange and len(self.exchange.sent) < KEEP:
+            self.exchange.sent += bytes(data)[:KEEP]
+        super().sendall(data, *flags)
+
+    def recv_into(self, buffer: Any, *rest: Any) -> int:
+        """Receive and record."""
+        size = super().recv_into(buffer, *rest)
+        if self.exchange and len(self.exchange.received) < KEEP:
+            self.exchange.received += bytes(memoryview(buffer)[:size])
+        return size
+
+
+class RecordedTLSSocket(ssl.SSLSocket):
+    """The same over TLS: what is recorded is the plain text."""
+
+    exchange: Exchange | None = None
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send and record."""
+        if self.exchange and len(self.exchange.sent) < KEEP:
+            self.exchange.sent += bytes(data)[:KEEP]
+        super().sendall(data, flags)
+
+    def recv_into(self, buffer: Any, *rest: Any) -> int:  # type: ignore[override]
+        """Receive and record."""
+        size = super().recv_into(buffer, *rest)
+        if self.exchange and len(self.exchange.received) < KEEP:
+            self.exchange.received += bytes(memoryview(buffer)[:size])
+        return size
+
+
+def tls_context(authority: str | None = None) -> ssl.SSLContext:
+    """Make a context that trusts one authority's PEM file alone (none: the machine's own)."""
+    context = ssl.create_default_context(cafile=authority)
+    context.sslsocket_class = RecordedTLSSocket
+    return context
+
+
+# Connects from a source address (may be None) with an IP version (4 or 6) to a port (None: the
+# site's own front door).
+Connect = Callable[[str | None, int, int | None], RecordedSocket]
+
+
+class BoxAdapter(HTTPAdapter):
+    """Sends a prepared request over a socket of the box, its target exactly as given."""
+
+    def __init__(self, visitor: Visitor) -> None:
+        super().__init__()
+        self.visitor = visitor
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        """Send one request; returns once the head of the reply has arrived."""
+        visitor = self.visitor
+        target = getattr(request, "exact_target", None) or request.path_url
+        headers = dict(request.headers)
+        exchange = Exchange(
+            request.method or "GET", target, visitor.source, request.url or "", headers
+        )
+        visitor.record(exchange)
+        started = time.monotonic()
+        try:
+            reply = self._exchange(request, target, exchange, timeout)
+        except OSError as error:
+            exchange.error = error.strerror or str(error) or type(error).__name__
+            if isinstance(error, TimeoutError):
+                exchange.error = f"no answer within {timeout:g} s"
+                raise requests.ReadTimeout(exchange.error, request=request) from None
+            raise requests.ConnectionError(exchange.error, request=request) from None
+        except (urllib3.exceptions.HTTPError, Exception) as error:
+            if not isinstance(error, urllib3.exceptions.HTTPError) and not _is_http(error):
+                raise
+            exchange.error = str(error) or type(error).__name__
+            raise requests.ConnectionError(exchange.error, request=request) from None
+        finally:
+            exchange.seconds = time.monotonic() - started
+        return reply
+
+    def _exchange(
+        self, request: requests.PreparedRequest, target: str, exchange: Exchange, timeout: Any
+    ) -> requests.Response:
+        visitor = self.visitor
+        secure = (request.url or "").startswith("https:")
+        port = visitor.port
+        if secure and port is None:
+            port = 443
+        plain = visitor.connect_from(visitor.address, visitor.family, port)
+        plain.settimeout(timeout)
+        plain.exchange = exchange
+        connection = urllib3.connection.HTTPConnection("box", timeout=timeout)
+        connection.sock = plain
+        if secure:
+            plain.exchange = None
+            name = visitor.host.partition(":")[0]
+            wrapped = visitor.tls.wrap_socket(plain, server_hostname=name)
+            assert isinstance(wrapped, RecordedTLSSocket)
+            wrapped.exchange = exchange
+            connection.sock = wrapped
+        chunked = not (request.body is None or "Content-Length" in request.headers)
+        # A server may answer before it has read the body, and close: then its answer counts.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(
+                request.method or "GET",
+                target,
+                body=request.body,  # type: ignore[arg-type]
+                headers=dict(request.headers),
+                chunked=chunked,
+                preload_content=False,
+                decode_content=False,
+                enforce_content_length=True,
+            )
+        reply = connection.getresponse()
+        return self.build_response(request, reply)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _is_http(error: Exception) -> bool:
+    import http.client
+
+    return isinstance(error, http.client.HTTPException)
+
+
+class Visitor(requests.Session):
+    """Somebody who visits the site: an address, a host name, cookies.
+
+    Args:
+        connect: makes connected sockets in the box.
+        record: is given each exchange when it begins.
+        source: the visitor's address; None for the server's own 127.0.0.1.
+        host: what the visitor typed: name, and port if not the usual one.
+        scheme: http or https.
+        port: where to connect; None for the site's front door.
+        family: 4 or 6.
+        timeout: seconds without a byte after which the visitor gives up.
+        tls: the TLS context for https.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        record: Callable[[Exchange], None],
+        *,
+        source: str | None,
+        host: str,
+        scheme: str = "http",
+        port: int | None = None,
+        family: int = 4,
+        timeout: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__()
+        self.connect_from = connect
+        self.record = record
+        self.address = source
+        self.source = source or ("127.0.0.1" if family == 4 else "::1")
+        self.host = host
+        self.scheme = scheme
+        self.port = port
+        self.family = family
+        self.timeout = timeout
+        self._tls = tls
+        self.trust_env = False
+        self.headers["Connection"] = "close"
+        self.mount("http://", BoxAdapter(self))
+        self.mount("https://", BoxAdapter(self))
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """The TLS context, made when first needed."""
+        if self._tls is None:
+            self._tls = tls_context()
+        return self._tls
+
+    def request(  # type: ignore[override]
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str | None] | None = None,
+        follow: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> requests.Response:
+        """Ask for a path, sent exactly as it is given; redirects are not followed unless asked.
+
+        Raises:
+            requests.RequestException: the site refused, reset, timed out or talked nonsense.
+        """
+        given: dict[str, Any] = {"Host": self.host, **(headers or {})}
+        url = f"{self.scheme}://{self.host or 'board.example'}"
+        prepared = self.prepare_request(
+            requests.Request(
+                method.upper(),
+                url + "/",
+                headers={name: value for name, value in given.items() if value is not None},
+                data=options.pop("data", None),
+                json=options.pop("json", None),
+                files=options.pop("files", None),
+                auth=options.pop("auth", None),
+                cookies=options.pop("cookies", None),
+            )
+        )
+        prepared.url = url + (path if path.startswith("/") else "/" + path)
+        prepared.exact_target = path  # type: ignore[attr-defined]
+        return self.send(
+            prepared, timeout=timeout or self.timeout, allow_redirects=follow, **options
+        )
+
+    def get(self, path: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        """GET a path."""
+        return self.request("GET", path, **options)
+
+    def head(self, path: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        """HEAD of a path."""
+        return self.request("HEAD", path, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        """POST to a path."""
+        return self.request("POST", path, **options)

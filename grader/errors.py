@@ -1,0 +1,75 @@
+"""What can go wrong, and whose fault it is.
+
+CourseError                  anything below; its text is meant for a person
+├── UsageError               a wrong command line, a lab that does not exist       (exit code 2)
+├── GraderError              the grader's own fault, or the machine's: inconclusive (exit code 3)
+│   └── NotAllowed           the machine forbids what the sandbox needs; says the way out
+├── StartFailed              a file of the learner's that does not start: one card
+└── Mismatch                 a check saw something else than it expected (also an AssertionError)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class CourseError(Exception):
+    """Anything that the course tells a person."""
+
+
+class UsageError(CourseError):
+    """The command cannot be done as it was given."""
+
+
+class GraderError(CourseError):
+    """The grader could not find out: never the learner's fault, never counted."""
+
+
+class NotAllowed(GraderError):
+    """The machine forbids namespaces, or lacks a program that the sandbox needs."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of one of the learner's files; `line` counts from 1, 0 means the whole file."""
+
+    file: str
+    line: int = 0
+
+
+class StartFailed(CourseError):
+    """A service of the site did not start.
+
+    Args:
+        service: its name, or "" when a file could not even be read.
+        expected: one line.
+        got: the tool's own message, in the learner's file names.
+        place: where the tool points to, if it does.
+        note: what the grader makes of it, if anything.
+    """
+
+    def __init__(
+        self, service: str, expected: str, got: str, place: Place | None = None, note: str = ""
+    ) -> None:
+        super().__init__(f"{service} did not start: {got}")
+        self.service = service
+        self.expected = expected
+        self.got = got
+        self.place = place
+        self.note = note
+
+
+class Mismatch(AssertionError, CourseError):
+    """A check saw something else than it expected.
+
+    Args:
+        expected: what must hold, in a few words.
+        got: what was seen.
+        note: a sentence that helps to see the cause; may be empty.
+    """
+
+    def __init__(self, expected: str, got: str, note: str = "") -> None:
+        super().__init__(f"expected {expected}; got {got}")
+        self.expected = expected
+        self.got = got
+        self.note = note

@@ -1,0 +1,413 @@
+"""The pytest plugin: runs the checks of a lab folder, gives verdicts, prints cards.
+
+A test file beside a lab.toml is a lab's; every other test is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Generator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from grader.checks import Check, check_of
+from grader.client import Exchange
+from grader.errors import CourseError, GraderError, Mismatch, StartFailed
+from grader.lab import SOLUTIONS, Lab, load_lab, read_submission
+from grader.report import LabReporter
+from grader.results import Result
+from grader.sandbox import File
+from grader.site import Site
+from grader.text import clean
+
+LEARNERS = (AssertionError, StartFailed, requests.RequestException, OSError)
+STATE = pytest.StashKey["Grading"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say where the files to grade are."""
+    group = parser.getgroup("lab", "grading a lab")
+    group.addoption("--submission", metavar="DIR", help="grade the files of this folder instead")
+    group.addoption("--solution", action="store_true", help="grade the course's own solution")
+    group.addoption("--results", metavar="FILE", help="write the results as JSON")
+
+
+@lru_cache
+def lab_of(folder: Path) -> Lab | None:
+    """The lab that a folder is, if it is one."""
+    return load_lab(folder) if (folder / "lab.toml").is_file() else None
+
+
+def asks_for_labs(config: pytest.Config) -> bool:
+    """Tell whether this run is about lab folders and nothing else."""
+    paths = [Path(one.split("::")[0]) for one in config.args]
+    if not paths:
+        return False
+    here = config.invocation_params.dir
+    for path in paths:
+        full = here / path
+        folder = full.parent if full.suffix == ".py" else full
+        inside = [*folder.glob("*/lab.toml"), *folder.glob("lab.toml")]
+        if not inside or (folder / "pyproject.toml").exists():
+            return False
+    return True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the terminal over when only labs are graded."""
+    if not asks_for_labs(config):
+        return
+    # Two labs' test_lab.py are two modules, wherever the folders lie.
+    config.option.importmode = "importlib"
+    config.stash[STATE] = Grading(config)
+    config.pluginmanager.register(config.stash[STATE], "grader-run")
+    standard = config.pluginmanager.getplugin("terminalreporter")
+    if standard is not None and config.option.verbose == 0:
+        config.pluginmanager.unregister(standard)
+        config.pluginmanager.register(LabReporter(config), "terminalreporter")
+
+
+class Sites:
+    """The boxes of one lab: a shared one, and those that single checks ask for."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.open: list[Site] = []
+        self.shared: Site | None = None
+        self.failed: StartFailed | None = None
+        self._lock = threading.Lock()
+
+    def files(self) -> list[File]:
+        """The learner's files, read at each use: `course watch` may have changed them."""
+        return read_submission(self.lab, self.folder)
+
+    def make(self, *, start: bool = True, **options: Any) -> Site:
+        """Start a site in a box of its own; options as for Site."""
+        site = Site(self.lab, self.files(), start=False, **options)
+        with self._lock:
+            self.open.append(site)
+        if start:
+            site.start()
+        return site
+
+    def common(self) -> Site:
+        """The site that all checks without a box of their own share."""
+        if self.failed:
+            raise self.failed
+        if self.shared is None:
+            try:
+                self.shared = self.make()
+            except StartFailed as failed:
+                self.failed = failed
+                raise
+        return self.shared
+
+    def close(self, sites: list[Site] | None = None) -> None:
+        """End some boxes, or all."""
+        with self._lock:
+            closing = self.open if sites is None else sites
+            self.open = [one for one in self.open if one not in closing]
+        for site in closing:
+            site.close()
+
+
+class Run:
+    """One check being run: in the main thread, or ahead of its turn in a thread of its own."""
+
+    def __init__(self, item: pytest.Function, sites: Sites) -> None:
+        self.item = item
+        self.check = check_of(item.function)
+        self.sites = sites
+        self.made: list[Site] = []
+        self.exchanges: list[Exchange] = []
+        self.log_start = 0
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self._thread: threading.Thread | None = None
+
+    def make_site(self, **options: Any) -> Site:
+        """The `make_site` fixture of a check."""
+        site = self.sites.make(**options)
+        self.made.append(site)
+        return site
+
+    def arguments(self) -> dict[str, Any]:
+        """What the check's function asks for by name."""
+        made: dict[str, Any] = {}
+        for name in self.item._fixtureinfo.argnames:
+            if name == "make_site":
+                made[name] = self.make_site
+            elif name == "site":
+                made[name] = self.make_site() if self.check.alone else self.sites.common()
+            else:
+                raise GraderError(f"the check asks for {name!r}, which no lab has")
+        return made
+
+    def run(self) -> None:
+        """Run the check; keep how it ended."""
+        started = time.monotonic()
+        try:
+            arguments = self.arguments()
+            site = arguments.get("site")
+            if site is not None:
+                site.exchanges.clear()
+                self.log_start = len(site.error_log())
+            self.item.function(**arguments)
+        except BaseException as error:
+            self.error = error
+        self.seconds = time.monotonic() - started
+
+    def ahead(self) -> None:
+        """Start running now, beside the other checks."""
+        self._thread = threading.Thread(target=self._run_and_close, daemon=True)
+        self._thread.start()
+
+    def _run_and_close(self) -> None:
+        self.run()
+        self.keep()
+        self.sites.close(self.made)
+
+    def finish(self) -> None:
+        """Run now, or wait for the thread that does."""
+        if self._thread is None:
+            self.run()
+            self.keep()
+            self.sites.close(self.made)
+        else:
+            self._thread.join()
+
+    def keep(self) -> None:
+        """Keep what the card needs while the box is still there."""
+        sites = self.made or ([self.sites.shared] if self.sites.shared else [])
+        self.files = sites[-1].files if sites else []
+        self.front: tuple[str, int | str] | None = None
+        self.log = ""
+        if not sites or self.error is None or isinstance(self.error, StartFailed):
+            return
+        site = sites[-1]
+        self.exchanges = list(site.exchanges)
+        try:
+            self.front = site.front
+            self.log = last_log_line(site.error_log()[self.log_start :])
+        except GraderError:
+            self.log = ""
+
+
+def last_log_line(text: str) -> str:
+    """The last line of nginx's error log that says that something went wrong."""
+    wanted = [line for line in text.splitlines() if "[error]" in line or "[crit]" in line]
+    return clean(wanted[-1], 600) if wanted else ""
+
+
+class Grading:
+    """One pytest run over lab folders."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.sites: dict[Path, Sites] = {}
+        self.runs: dict[str, Run] = {}
+        self.verdicts: dict[tuple[Path, str], str] = {}
+        self.results: list[Result] = []
+
+    # --- collecting
+
+    def submission(self, lab: Lab) -> Path:
+        """The folder whose files are graded."""
+        given = self.config.getoption("submission")
+        if given:
+            folder = Path(self.config.invocation_params.dir, given)
+            if not folder.is_dir():
+                raise pytest.UsageError(f"--submission {given}: there is no such folder")
+            return folder
+        return SOLUTIONS / lab.number if self.config.getoption("solution") else lab.folder
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Make the boxes' managers; name the first check of each lab."""
+        try:
+            for item in items:
+                lab = lab_of(item.path.parent)
+                if lab and item.path.parent not in self.sites:
+                    self.sites[item.path.parent] = Sites(lab, self.submission(lab))
+        except CourseError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Start the checks that have a box of their own: they run beside the others."""
+        if session.config.option.collectonly or is_controller(session.config):
+            return
+        for item in session.items:
+            sites = self.sites.get(item.path.parent)
+            if sites and isinstance(item, pytest.Function):
+                self.runs[item.nodeid] = Run(item, sites)
+        for run in self.runs.values():
+            if run.check.alone:
+                run.ahead()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Keep a lab's checks together: they share a site, and some need others."""
+        from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+        return LoadFileScheduling(config, log)
+
+    # --- running
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        """Run a check, unless what it needs did not pass."""
+        run = self.runs.get(pyfuncitem.nodeid)
+        if run is None:
+            return None
+        blocked_by = self.blocker(run)
+        if blocked_by:
+            pyfuncitem.user_properties.append(("blocked", blocked_by))
+            pytest.skip(blocked_by)
+        run.finish()
+        if run.error is not None:
+            raise run.error
+        return True
+
+    def blocker(self, run: Run) -> str:
+        """The title of a check that this one needs and that did not pass; "" when there is none."""
+        folder = run.item.path.parent
+        first = first_check(run.item)
+        needed = [*run.check.needs, *([first.name] if first.name != run.check.name else [])]
+        for name in needed:
+            if self.verdicts.get((folder, name), "passed") != "passed":
+                return title_of(run.item, name)
+        if run.sites.failed and self.verdicts:
+            return "The site starts"
+        return ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Turn a check's end into one of the four verdicts, and its card."""
+        report = yield
+        run = self.runs.get(item.nodeid)
+        if run is None or report.when != "call":
+            return report
+        verdict = self.verdict(report, call)
+        folder = item.path.parent
+        self.verdicts[folder, run.check.name] = verdict
+        earned = run.check.points if verdict == "passed" else 0
+        card = self.card(run, verdict, item)
+        lab = run.sites.lab
+        result = Result(
+            lab.number, run.check.name, run.check.title, verdict, earned, run.check.points, card,
+            round(run.seconds, 3),
+        )  # fmt: skip
+        report.course_result = result.as_dict()  # type: ignore[attr-defined]
+        report.course_lab = {"title": lab.title, "points": lab.points}  # type: ignore[attr-defined]
+        if verdict != "blocked":
+            report.longrepr = card if verdict != "passed" else None
+        return report
+
+    def verdict(self, report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:
+        """Decide whose fault it is."""
+        if call.excinfo is None:
+            return "passed"
+        if report.skipped:
+            return "blocked"
+        error = call.excinfo.value
+        if isinstance(error, LEARNERS) and not isinstance(error, GraderError):
+            return "failed"
+        return "inconclusive"
+
+    def card(self, run: Run, verdict: str, item: pytest.Item) -> str:
+        """Write what is shown for a check."""
+        from grader.card import head_line, render
+
+        if verdict == "passed":
+            return head_line(verdict, run.check, run.check.points)
+        blocked_by = dict(item.user_properties).get("blocked", "")
+        files = getattr(run, "files", [])
+        if not files:
+            files = readable(run.sites)
+        return render(
+            verdict,
+            run.check,
+            run.sites.lab,
+            error=run.error,
+            exchange=run.exchanges[-1] if run.exchanges else None,
+            files=files,
+            front=getattr(run, "front", None),
+            log=getattr(run, "log", ""),
+            blocked_by=str(blocked_by),
+        )
+
+    # --- ending
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the results; with xdist they come from the workers."""
+        told = getattr(report, "course_result", None)
+        if told:
+            self.results.append(Result(**told))
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """End all boxes; say with the exit code whose fault a failure is."""
+        for sites in self.sites.values():
+            sites.close()
+        verdicts = [one.verdict for one in self.results]
+        if "inconclusive" in verdicts and "failed" not in verdicts:
+            session.exitstatus = 3
+        wanted = self.config.getoption("results")
+        if wanted and not hasattr(self.config, "workerinput"):
+            told = [one.as_dict() for one in self.results]
+            Path(wanted).write_text(json.dumps({"results": told}, indent=1, ensure_ascii=False))
+
+
+def is_controller(config: pytest.Config) -> bool:
+    """Tell whether this process only hands the checks to xdist's workers."""
+    return bool(config.getoption("tx", None)) and not hasattr(config, "workerinput")
+
+
+def readable(sites: Sites) -> list[File]:
+    """The learner's files, if they can be read."""
+    try:
+        return sites.files()
+    except StartFailed:
+        return []
+
+
+def checks_in(item: pytest.Function) -> list[Check]:
+    """All checks of an item's file, in their order."""
+    module = item.module
+    found: list[Callable[..., Any]] = [
+        value
+        for name, value in vars(module).items()
+        if name.startswith("test_") and callable(value)
+    ]
+    return [check_of(one) for one in found]
+
+
+def first_check(item: pytest.Function) -> Check:
+    """The first check of an item's file: that the site starts at all."""
+    return checks_in(item)[0]
+
+
+def title_of(item: pytest.Function, name: str) -> str:
+    """The title of a check of the same file."""
+    return next((one.title for one in checks_in(item) if one.name == name), name)
+
+
+@pytest.fixture
+def site() -> None:
+    """The learner's site, running; the plugin hands it to a check."""
+
+
+@pytest.fixture
+def make_site() -> None:
+    """A function that starts another site; the plugin hands it to a check."""
+
+
+__all__ = ["Grading", "Mismatch"]

@@ -1,0 +1,95 @@
+"""What a grading looks like on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from grader.results import Result, count
+
+
+class LabReporter(TerminalReporter):
+    """pytest's reporter, less its dots and tracebacks: a line per check, a card per failure."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(config)
+        self.results: dict[str, list[Result]] = {}
+        self.labs: dict[str, dict[str, Any]] = {}
+
+    @property
+    def showheader(self) -> bool:
+        """Print no header: versions and plugins say nothing to a learner."""
+        return False
+
+    def pytest_collection(self) -> None:
+        """Print nothing while collecting."""
+
+    def report_collect(self, final: bool = False) -> None:
+        """Print nothing while collecting."""
+
+    def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
+        """Print nothing before a check is done."""
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Print no progress."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Print a check's line or card."""
+        told = getattr(report, "course_result", None)
+        if told is None:
+            if report.failed:
+                self._add_stats("error", [report])
+                self.write_line(f"! {report.nodeid}\n{report.longreprtext}")
+            return
+        result = Result(**told)
+        if result.lab not in self.results:
+            self.labs[result.lab] = report.course_lab  # type: ignore[attr-defined]
+            self.write_line(f"Lab {result.lab}: {self.labs[result.lab]['title']}\n")
+        self.results.setdefault(result.lab, []).append(result)
+        self._add_stats(result.verdict, [report])
+        colour = {"passed": {"green": True}, "failed": {"red": True}}.get(
+            result.verdict, {"yellow": True}
+        )
+        head, _, rest = result.card.partition("\n")
+        self.write_line(head, **colour)
+        if rest:
+            self.write_line(f"{rest}\n")
+
+    def summary_failures(self) -> None:
+        """Print nothing: the cards are there already."""
+
+    def summary_errors(self) -> None:
+        """Print nothing: errors were printed when they came."""
+
+    def short_test_summary(self) -> None:
+        """Print nothing: the cards are there already."""
+
+    def summary_stats(self) -> None:
+        """Print one line for each lab, and what to do next."""
+        for lab, results in sorted(self.results.items()):
+            self.write_line("")
+            self.write_line(summary(lab, results))
+            self.write_line(next_step(lab, results))
+
+
+def summary(lab: str, results: list[Result]) -> str:
+    """One line: points, and how many checks came out how."""
+    earned = sum(one.points for one in results)
+    counts = [f"{count(results, 'passed')} passed", f"{count(results, 'failed')} failed"]
+    counts.append(f"{count(results, 'blocked')} blocked")
+    if count(results, "inconclusive"):
+        counts.append(f"{count(results, 'inconclusive')} inconclusive")
+    total = sum(one.of for one in results)
+    return f"Lab {lab}: {earned} of {total} points. Checks: {', '.join(counts)}."
+
+
+def next_step(lab: str, results: list[Result]) -> str:
+    """What to do now."""
+    failed = next((one for one in results if one.verdict == "failed"), None)
+    if failed:
+        return f"Next: mend the first ✗ above; stuck? course hint {lab} {failed.check}"
+    if count(results, "inconclusive"):
+        return "Next: run it again; a check could not find out, which is not your fault."
+    return f"Next: read the lesson of lab {lab} once more with your files beside it, then go on."

@@ -1,0 +1,357 @@
+"""A box: a disposable machine made of Linux namespaces, by bubblewrap.
+
+It has its own users, mounts, processes and network; it sees `/usr`, the course's virtual
+environment and nothing of the user's home; it can write to nothing outside. When the process that
+made it dies, for whatever reason, the kernel takes the whole box away.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from grader.errors import GraderError, NotAllowed
+
+HERE = Path(__file__).resolve().parent
+APP = HERE.parent / "labs" / "board"
+
+SERVER_V4, SERVER_V6 = "192.0.2.80", "2001:db8::80"
+ZONE = "board.example"
+SERVICE_ID = 1000
+NOBODY = 65534  # what a service's user is outside, when root runs the grader
+
+MIB = 1024 * 1024
+PROCESS_LIMITS = {
+    "AS": 2048 * MIB,
+    "CPU": 120,  # seconds
+    "NPROC": 512,
+    "FSIZE": 64 * MIB,
+    "CORE": 0,
+    "NOFILE": 8192,
+}
+MEMORY = 1536 * MIB  # of all processes together
+WALL = 300.0  # seconds
+TMPFS = {"/etc": 16, "/run": 32, "/srv": 96, "/var": 512, "/home": 16, "/tmp": 64, "/dev/shm": 64}
+FOR_ALL = ("/tmp", "/dev/shm")  # mode 1777
+
+FOLDERS = [
+    "/etc/nginx/sites-enabled",
+    "/home/board",
+    "/run",
+    "/run/board",
+    "/srv/board",
+    "/var/cache/nginx",
+    "/var/lib/board",
+    "/var/lib/nginx",
+    "/var/log/nginx",
+    "/var/www/letsencrypt",
+]
+# What the machine's own nginx package brings and a site file may include.
+NGINX_FILES = ["mime.types", "proxy_params", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
+PROGRAMS = {"bwrap": "bubblewrap", "nginx": "nginx", "ip": "iproute2", "unshare": "util-linux"}
+CAPABILITIES = [
+    "CAP_NET_ADMIN",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_PTRACE",
+    "CAP_KILL",
+    "CAP_SETUID",
+    "CAP_SETGID",
+    "CAP_CHOWN",
+    "CAP_FOWNER",
+    "CAP_DAC_OVERRIDE",
+]
+WAYS_OUT = """\
+This machine does not let bubblewrap make namespaces, which the boxes are made of. bubblewrap says:
+  {said}
+Ways out, whichever fits:
+  Ubuntu 23.10 and later:  sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0
+  older Debian kernels:    sudo sysctl -w kernel.unprivileged_userns_clone=1
+  namespaces set to none:  sudo sysctl -w user.max_user_namespaces=15000
+  a container:             start it with --security-opt seccomp=unconfined, or use the Vagrant VM"""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to place in a box: where, what, and its mode."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+    def packed(self) -> dict[str, Any]:
+        """Shape the file for a message to the box."""
+        data = base64.b64encode(self.data).decode()
+        return {"path": self.path, "data": data, "mode": self.mode}
+
+
+def find_program(name: str) -> str:
+    """Find a program on PATH or where Debian keeps administrators' ones.
+
+    Raises:
+        NotAllowed: it is not there; says which package has it.
+    """
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        package = PROGRAMS.get(name, name)
+        raise NotAllowed(f"{name} is missing. Install it:  sudo apt-get install {package}")
+    return found
+
+
+def etc_files() -> list[File]:
+    """The small files of /etc that programs look for, and the course's nginx.conf."""
+    hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 board\n{SERVER_V4} {ZONE} www.{ZONE}\n"
+    hosts += f"{SERVER_V6} {ZONE} www.{ZONE}\n"
+    users = "root:x:0:0:root:/root:/bin/sh\nboard:x:1000:1000::/home/board:/bin/sh\n"
+    users += "nobody:x:65534:65534::/nonexistent:/bin/false\n"
+    texts = {
+        "/etc/hosts": hosts,
+        "/etc/hostname": "board\n",
+        "/etc/resolv.conf": "nameserver 127.0.0.53\noptions timeout:1 attempts:1\n",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+        "/etc/passwd": users,
+        "/etc/group": "root:x:0:\nboard:x:1000:\nnogroup:x:65534:\n",
+        "/etc/nginx/nginx.conf": (HERE / "etc" / "nginx.conf").read_text(),
+    }
+    return [File(path, text.encode()) for path, text in texts.items()]
+
+
+def addresses() -> list[str]:
+    """Lines for `ip -batch`: the visitors' nets and the server's own addresses, all on lo."""
+    return [
+        "link set lo up",
+        "addr add 203.0.113.0/24 dev lo",
+        f"addr add {SERVER_V4}/32 dev lo",
+        "route add local 2001:db8::/32 dev lo",
+        f"addr add {SERVER_V6}/128 dev lo nodad",
+    ]
+
+
+def bwrap_arguments() -> list[str]:
+    """The arguments of bubblewrap up to the command: what the box is, and what it sees."""
+    made = ["--unshare-user", "--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
+    made += ["--unshare-cgroup-try", "--hostname", "board", "--uid", "0", "--gid", "0"]
+    made += ["--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    for capability in CAPABILITIES:
+        made += ["--cap-add", capability]
+    made += ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        if os.path.islink(f"/{name}"):
+            made += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            made += ["--ro-bind", f"/{name}", f"/{name}"]
+    made += ["--proc", "/proc", "--dev", "/dev"]
+    for path, size in TMPFS.items():
+        mode = "1777" if path in FOR_ALL else "0755"
+        made += ["--perms", mode, "--size", str(size * MIB), "--tmpfs", path]
+    for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl", "/etc/localtime"):
+        made += ["--ro-bind-try", path, path]
+    made += ["--perms", "0755", "--dir", "/etc/nginx"]
+    for name in NGINX_FILES:
+        made += ["--ro-bind-try", f"/etc/nginx/{name}", f"/etc/nginx/{name}"]
+    for path in sorted({sys.base_prefix, sys.prefix}):
+        if not path.startswith("/usr/"):
+            # bubblewrap makes missing parents private to root; the services must pass through.
+            for parent in reversed(Path(path).parents[:-1]):
+                if str(parent) not in TMPFS:
+                    made += ["--perms", "0755", "--dir", str(parent)]
+            made += ["--ro-bind", path, path]
+    made += ["--perms", "0755", "--dir", "/course"]
+    made += ["--ro-bind", str(HERE / "init.py"), "/course/init.py"]
+    made += ["--ro-bind", str(APP), "/course/board"]
+    return [*made, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
+
+
+def search_path() -> str:
+    """PATH inside the box: the course's virtual environment first."""
+    return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Box:
+    """One box. Use it as a context manager, or call `close`; a dead grader closes it too.
+
+    Args:
+        files: what to place in it at the start, besides the course's own.
+        wall: seconds after which it ends by itself; 0 for never.
+        limited: whether processes have limits on CPU time (a site that stays up has none).
+
+    Raises:
+        NotAllowed: this machine forbids it or lacks a program.
+        GraderError: it did not start for another reason.
+    """
+
+    def __init__(
+        self, files: Iterable[File] = (), *, wall: float = WALL, limited: bool = True
+    ) -> None:
+        self._lock = threading.Lock()
+        self.pid = 0
+        self._control, inside = socket.socketpair()
+        self._control.settimeout(30)
+        try:
+            self._start(inside, wall)
+            limits = {name: v for name, v in PROCESS_LIMITS.items() if limited or name != "CPU"}
+            self.request(
+                "setup",
+                limits={"process": limits, "memory": MEMORY},
+                addresses=addresses(),
+                folders=FOLDERS,
+                copies=[["/course/board", "/srv/board"]],
+                files=[one.packed() for one in [*etc_files(), *files]],
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, inside: socket.socket, wall: float) -> None:
+        """Start bubblewrap, and map its users when root starts it."""
+        python = os.path.realpath(sys.executable)
+        command = ["-I", "-S", "/course/init.py", str(inside.fileno()), ZONE]
+        command += [SERVER_V4, SERVER_V6, str(wall)]
+        info_read, info_write = os.pipe()
+        block_read, block_write = os.pipe()
+        as_root = os.geteuid() == 0
+        blocked = ["--userns-block-fd", str(block_read)] if as_root else []
+        arguments = [find_program("bwrap"), *bwrap_arguments(), "--info-fd", str(info_write)]
+        passed = [inside.fileno(), info_write, block_read]
+        self._bwrap = subprocess.Popen(
+            [*arguments, *blocked, "--setenv", "PATH", search_path(), "--", python, *command],
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        inside.close()
+        os.close(info_write)
+        os.close(block_read)
+        try:
+            with os.fdopen(info_read, "rb") as info:
+                told = info.read()
+            self.pid = json.loads(told)["child-pid"] if told else 0
+            if as_root and self.pid:
+                # Services become `nobody` outside: whatever escapes its limits is not root.
+                for kind in ("uid", "gid"):
+                    Path(f"/proc/{self.pid}/{kind}_map").write_text(
+                        f"0 0 1\n{SERVICE_ID} {NOBODY} 1\n"
+                    )
+                os.write(block_write, b"1")
+        finally:
+            os.close(block_write)
+
+    def request(self, do: str, **message: Any) -> dict[str, Any]:
+        """Ask the box to do something; returns its answer.
+
+        Raises:
+            GraderError: the box is gone, or could not do it.
+        """
+        return self._ask(do, 0, message)[0]
+
+    def _ask(
+        self, do: str, descriptors: int, message: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[int]]:
+        body = json.dumps({"do": do, **message}).encode()
+        with self._lock:
+            try:
+                self._control.sendall(struct.pack(">I", len(body)) + body)
+                first, fds, _, _ = socket.recv_fds(self._control, 1, max(1, descriptors))
+                size = struct.unpack(">I", first + self._receive(3))[0] if first else 0
+                answer: dict[str, Any] = json.loads(self._receive(size)) if size else {}
+            except OSError as error:
+                raise GraderError(f"the box does not answer: {error}{self._last_words()}") from None
+        if not first:
+            raise GraderError(f"the box ended{self._last_words()}")
+        if "error" in answer:
+            raise GraderError(f"the box could not do `{do}`: {answer['error']}")
+        return answer, fds
+
+    def _receive(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            more = self._control.recv(min(size - len(data), 1 << 20))
+            if not more:
+                raise OSError("it ended in the middle of an answer")
+            data += more
+        return bytes(data)
+
+    def _last_words(self) -> str:
+        """Say what bubblewrap printed; tells a forbidden machine from a broken box."""
+        self._bwrap.kill()
+        said = self._bwrap.communicate()[1].decode("utf-8", "replace").strip()
+        forbidden = ("namespace", "uid map", "Operation not permitted", "Permission denied")
+        if said.startswith("bwrap:") and any(word in said for word in forbidden):
+            raise NotAllowed(WAYS_OUT.format(said=said.splitlines()[0]))
+        return f" ({said.splitlines()[-1]})" if said else ""
+
+    def sockets(self, family: int = 4, count: int = 1) -> list[socket.socket]:
+        """Make TCP sockets that live in the box's network, neither bound nor connected."""
+        _, fds = self._ask("sockets", count, {"family": family, "count": count})
+        return [socket.socket(fileno=fd) for fd in fds]
+
+    def unix_socket(self, path: str) -> socket.socket:
+        """Connect to a unix socket inside the box.
+
+        Raises:
+            OSError: as a connect would (refused, no such file).
+        """
+        answer, fds = self._ask("unix", 1, {"path": path})
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]), path)
+        return socket.socket(fileno=fds[0])
+
+    def spawn(self, name: str, argv: Sequence[str], env: dict[str, str], cwd: str = "/") -> int:
+        """Start a program as a service; returns its process id inside the box."""
+        given = {"PATH": search_path(), "HOME": "/home/board", "LANG": "C.UTF-8", **env}
+        answer = self.request("spawn", name=name, argv=list(argv), env=given, cwd=cwd)
+        return int(answer["pid"])
+
+    def log(self, name: str, stream: str, start: int = 0) -> str:
+        """Return what a service printed on `stdout` or `stderr`, from a byte position on."""
+        answer = self.request("log", name=name, stream=stream, start=start)
+        return base64.b64decode(answer["data"]).decode("utf-8", "replace")
+
+    def read(self, path: str, limit: int = 64 * 1024) -> bytes | None:
+        """Return the end of a regular file of the box; None when there is none."""
+        data = self.request("read", path=path, limit=limit)["data"]
+        return None if data is None else base64.b64decode(data)
+
+    def write(self, *files: File) -> None:
+        """Place files in the running box."""
+        self.request("write", files=[one.packed() for one in files])
+
+    def close(self) -> None:
+        """End the box and everything in it; returns when bubblewrap is gone."""
+        self._control.close()
+        process = getattr(self, "_bwrap", None)
+        if process is None:
+            return
+        if self.pid:
+            # Its PID 1: the kernel ends the whole process namespace with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+    def __enter__(self) -> Box:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

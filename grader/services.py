@@ -1,0 +1,160 @@
+"""The programs that a site is made of: how each is started, and when it is ready."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grader.errors import Place, StartFailed
+from grader.lab import odd_encoding
+from grader.text import clean
+
+if TYPE_CHECKING:
+    from grader.site import Service
+
+APP_HOME = "/srv/board"
+START_SECONDS = 15.0  # for a program that is ready in 0.2 s; an endless import takes for ever
+
+
+@dataclass(frozen=True)
+class Program:
+    """How to run one kind of service.
+
+    Attributes:
+        argv: the command, as the course tells the learner to run it.
+        cwd: where.
+        app: whether it runs the learner's Flask app.
+        ready: tells whether a started service serves.
+        file: the learner's file that is blamed when nothing tells better.
+    """
+
+    argv: tuple[str, ...]
+    cwd: str
+    app: bool
+    ready: Callable[[Service], bool]
+    file: str
+
+
+def listens_and_answers(service: Service) -> bool:
+    """An app server is ready when it answers: it listens long before the app is imported."""
+    return any(service.site.answers(one) for one in service.http_listeners())
+
+
+def has_workers(service: Service) -> bool:
+    """Nginx has read its files and opened its ports when its master has made workers."""
+    return any(one["parent"] == service.pid for one in service.processes())
+
+
+PROGRAMS = {
+    "flask": Program(
+        ("flask", "--app", "wsgi", "run"), APP_HOME, True, listens_and_answers, "wsgi.py"
+    ),
+    "gunicorn": Program(
+        ("gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"),
+        APP_HOME,
+        True,
+        listens_and_answers,
+        "gunicorn.conf.py",
+    ),
+    "nginx": Program(("nginx", "-g", "daemon off;"), "/", False, has_workers, "nginx.conf"),
+}
+
+NGINX_MESSAGE = re.compile(r"\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(.*)")
+NGINX_PLACE = re.compile(r" in (\S+?):(\d+)$")
+PYTHON_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
+LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d [^\]]*\] \[\d+\] \[(\w+)\] ?")
+
+
+def start_failure(service: Service) -> StartFailed:
+    """Explain a service that did not start, from what it printed and how it ended."""
+    site, name = service.site, service.name
+    said = site.lab.learner_names(service.log("stdout") + service.log("stderr"))
+    explain = nginx_message if name == "nginx" else python_message
+    message, place = explain(said, set(site.lab.files))
+    status, killed_for = service.end()
+    note = ""
+    if killed_for == "memory":
+        message = f"{name} was stopped: it used more memory than a box may (1.5 GiB)"
+    elif status == 0 and any(one["service"] in (name, None) for one in site.processes()):
+        message = f"{name} went to the background and its command ended"
+        note = (
+            "systemd, and this course, look after programs that stay in the foreground: "
+            "leave out `daemon`."
+        )
+    elif status is None:
+        last = f"\n{message}" if message else ""
+        message = f"still starting after {START_SECONDS:g} s, and no answer{last}"
+        note = "Something that runs at import, or in the configuration, does not come to an end."
+    elif not message:
+        message = f"{name} ended with {ending(status)} and said nothing"
+        note = "Look for something that ends the program, such as `exit()`, when it is imported."
+    place = place or Place(PROGRAMS[name].file)
+    data = site.submitted(place.file)
+    odd = odd_encoding(data) if data is not None else ""
+    if odd:
+        note = f"{place.file} {odd}."
+    command = " ".join(PROGRAMS[name].argv)
+    return StartFailed(name, f"`{command}` starts and serves", message, place, note)
+
+
+def ending(status: int) -> str:
+    """Say how a process ended: a negative status is a signal's number."""
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+def nginx_message(said: str, files: set[str]) -> tuple[str, Place | None]:
+    """Find nginx's first complaint, and the line that it names."""
+    for line in said.splitlines():
+        found = NGINX_MESSAGE.search(line)
+        if found:
+            message = clean(found[1])
+            place = NGINX_PLACE.search(message)
+            if place and place[1] in files:
+                return message, Place(place[1], int(place[2]))
+            return message, None
+    return last_lines(said), None
+
+
+def python_message(said: str, files: set[str]) -> tuple[str, Place | None]:
+    """Find the traceback that leads to one of the learner's files: its last words, its last line.
+
+    Gunicorn's own master adds a traceback of its own when a worker does not boot.
+    """
+    lines = [LOG_LINE.sub("", line) for line in said.splitlines()]
+    starts = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent")]
+    found = [read_traceback(lines[at + 1 :], files) for at in starts]
+    best = next((one for one in found if one[1]), found[0] if found else None)
+    if best:
+        return best
+    wanted = [line for line in said.splitlines() if is_complaint(line)]
+    return last_lines("\n".join(LOG_LINE.sub("", line) for line in wanted) or said), None
+
+
+def read_traceback(lines: list[str], files: set[str]) -> tuple[str, Place | None]:
+    """Read one traceback's final words, and the last of its lines in one of the files."""
+    place = None
+    for at, line in enumerate(lines):
+        found = PYTHON_PLACE.search(line)
+        if found and found[1] in files:
+            place = Place(found[1], int(found[2]))
+        if line and not line.startswith(" "):
+            # A syntax error's code and mark stand above its name.
+            shown = [one for one in lines[max(0, at - 2) : at] if not PYTHON_PLACE.search(one)]
+            text = [*shown, line] if "SyntaxError" in line or "IndentationError" in line else [line]
+            return clean("\n".join(text)), place
+    return "", place
+
+
+def is_complaint(line: str) -> bool:
+    """Tell whether a line is worth a learner's attention."""
+    found = LOG_LINE.match(line)
+    if found:
+        return found[1] in ("ERROR", "CRITICAL")
+    return bool(line.strip()) and not line.startswith((" * ", "WARNING: This is a development"))
+
+
+def last_lines(said: str, count: int = 6) -> str:
+    """The end of what a program printed."""
+    return clean("\n".join([line for line in said.splitlines() if line.strip()][-count:]))

@@ -1,0 +1,464 @@
+"""A learner's site, running for real in a box; what checks and notebooks talk to."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import requests
+
+from grader.client import Exchange, RecordedSocket, Visitor
+from grader.errors import GraderError, StartFailed
+from grader.lab import Lab
+from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box, File
+from grader.services import PROGRAMS, START_SECONDS, start_failure
+
+Result = TypeVar("Result")
+TICK = 0.004  # seconds between two looks at something that is waited for
+VISITOR = "203.0.113.7"
+VISITOR_V6 = "2001:db8::7"
+CONTROL_SOCKET = "gunicorn.ctl"  # Gunicorn's own, since 25.1; answers no HTTP
+
+
+def wait_for(look: Callable[[], Result], seconds: float) -> Result | None:
+    """Look again and again until something true is seen; None when the time is over."""
+    end = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > end:
+            return None
+        time.sleep(TICK)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening socket, as the kernel tells it: an address and port, or a unix path."""
+
+    host: str
+    port: int
+    path: str
+    services: tuple[str, ...]
+    pids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass
+class Timed:
+    """What one of several simultaneous calls gave, and how long it took in seconds."""
+
+    value: Any
+    error: Exception | None
+    seconds: float
+
+
+class Service:
+    """One program of a site."""
+
+    def __init__(self, site: Site, name: str, env: Mapping[str, str]) -> None:
+        self.site = site
+        self.name = name
+        self.program = PROGRAMS[name]
+        self.env = dict(env)
+        self.pid = 0
+
+    def spawn(self) -> None:
+        """Start the program and return at once."""
+        program = self.program
+        self.pid = self.site.box.spawn(self.name, program.argv, self.env, program.cwd)
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+        """Wait until it serves.
+
+        Raises:
+            StartFailed: it ended, went to the background or did not answer in time.
+        """
+        if not wait_for(lambda: self.program.ready(self) or self.end()[0] is not None, seconds):
+            raise start_failure(self)
+        status, _ = self.end()
+        if status is not None:
+            raise start_failure(self)
+
+    def start(self) -> None:
+        """Start the program and wait until it serves."""
+        self.spawn()
+        self.wait_ready()
+
+    def end(self) -> tuple[int | None, str | None]:
+        """How its first process ended: status (None while it runs), and what it was killed for."""
+        told = self.site.box.request("status")["services"].get(self.name)
+        return (told["status"], told["killed_for"]) if told else (0, None)
+
+    def wait_end(self, seconds: float) -> int | None:
+        """Wait until its first process has ended; its status, or None when it goes on."""
+        wait_for(lambda: self.end()[0] is not None, seconds)
+        return self.end()[0]
+
+    def processes(self) -> list[dict[str, Any]]:
+        """Its processes: dictionaries with pid, parent, state, cpu (s), rss (bytes), threads."""
+        return [one for one in self.site.processes() if one["service"] == self.name]
+
+    def workers(self) -> list[int]:
+        """The process ids of its first process's children."""
+        return sorted(one["pid"] for one in self.processes() if one["parent"] == self.pid)
+
+    def listeners(self) -> list[Listener]:
+        """The sockets it listens on."""
+        return [one for one in self.site.listeners() if self.name in one.services]
+
+    def http_listeners(self) -> list[Listener]:
+        """The sockets it listens on, less Gunicorn's private control socket."""
+        return [one for one in self.listeners() if not one.path.endswith(CONTROL_SOCKET)]
+
+    def log(self, stream: str = "stderr") -> str:
+        """What it printed so far on `stdout` or `stderr`, over all its starts."""
+        return self.site.box.log(self.name, stream)
+
+    def signal(self, number: int, pids: Iterable[int] | None = None) -> None:
+        """Send a signal to its first process, or to the processes given."""
+        wanted = [self.pid] if pids is None else list(pids)
+        self.site.box.request("signal", pids=wanted, signal=int(number))
+
+    def freeze(self, pids: Iterable[int]) -> None:
+        """Stop processes where they are (SIGSTOP)."""
+        self.signal(signal.SIGSTOP, pids)
+
+    def reload(self) -> None:
+        """Ask it to read its files again (SIGHUP), and return at once."""
+        self.signal(signal.SIGHUP)
+
+    def kill(self) -> None:
+        """End all its processes at once, and what they left behind (SIGKILL)."""
+        self.site.box.request(
+            "signal", service=self.name, signal=int(signal.SIGKILL), all=True
+        )
+        wait_for(lambda: not self.processes(), 5)
+
+    def stop(self, seconds: float = 10.0) -> int | None:
+        """Ask it to end (SIGTERM) and wait; what is left after `seconds` is killed."""
+        self.signal(signal.SIGTERM)
+        status = self.wait_end(seconds)
+        self.kill()
+        return status
+
+
+class Site:
+    """A lab's stack, running in a box of its own.
+
+    Args:
+        lab: which files go where, and which services run.
+        files: the learner's files, placed as they are.
+        start: whether to start the services at once.
+        env: more environment for the app's service.
+        wall: the box's life in seconds; 0 for no end.
+
+    Raises:
+        StartFailed: a service did not start.
+        GraderError: the box did not.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        files: Sequence[File],
+        *,
+        start: bool = True,
+        env: Mapping[str, str] | None = None,
+        wall: float = 300.0,
+    ) -> None:
+        self.lab = lab
+        self.files = list(files)
+        self.exchanges: list[Exchange] = []
+        self.instance = f"app-{secrets.token_hex(6)}"
+        self.key = secrets.token_hex(24)
+        self._lock = threading.Lock()
+        self.box = Box(self.files, wall=wall, limited=wall > 0)
+        app_env = {
+            "BOARD_SECRET_KEY": self.key,
+            "BOARD_DATABASE": "/var/lib/board/board.db",
+            "BOARD_INSTANCE": self.instance,
+            "PYTHONUNBUFFERED": "1",
+            **(env or {}),
+        }
+        self.services = {
+            name: Service(self, name, app_env if PROGRAMS[name].app else {}) for name in lab.run
+        }
+        if start:
+            try:
+                self.start()
+            except BaseException:
+                self.close()
+                raise
+
+    def start(self) -> None:
+        """Start all services, in lab.toml's order, and wait until each is ready."""
+        started = []
+        for service in self.services.values():
+            service.spawn()
+            started.append(service)
+            # The next one may not take this one's port: each listens before the next starts.
+            wait_for(
+                lambda one=service: one.http_listeners() or one.end()[0] is not None, START_SECONDS
+            )
+            if service.end()[0] is not None:
+                break
+        for service in started:
+            service.wait_ready()
+
+    def service(self, name: str) -> Service:
+        """One of the services, by its program's name."""
+        return self.services[name]
+
+    def submitted(self, name: str) -> bytes | None:
+        """A file of the learner's, as it was placed; None when the lab has no such file."""
+        path = self.lab.files.get(name)
+        return next((one.data for one in self.files if one.path == path), None)
+
+    # --- what the kernel says
+
+    def processes(self) -> list[dict[str, Any]]:
+        """All processes of the services."""
+        found: list[dict[str, Any]] = self.box.request("processes")["processes"]
+        return found
+
+    def listeners(self) -> list[Listener]:
+        """All listening sockets of the box."""
+        return [
+            Listener(
+                one["host"] or "",
+                one["port"] or 0,
+                one["path"] or "",
+                tuple(one["services"]),
+                tuple(one["pids"]),
+            )
+            for one in self.box.request("listeners")["listeners"]
+        ]
+
+    def port_owner(self, port: int, family: int = 4) -> str:
+        """Name the service that listens on a TCP port for visitors; "" when none does."""
+        # A socket on [::] may serve IPv4 too; whether it does, a connection tells.
+        hosts = ("0.0.0.0", SERVER_V4, "::") if family == 4 else ("::", SERVER_V6)
+        for one in self.listeners():
+            if one.port == port and one.host in hosts and one.services:
+                return one.services[0]
+        return ""
+
+    def connections(self) -> list[dict[str, Any]]:
+        """All established TCP connections: local, remote, unread bytes, inode (0: not accepted)."""
+        found: list[dict[str, Any]] = self.box.request("connections")["connections"]
+        return found
+
+    def wait_read(self, sockets: Iterable[socket.socket], seconds: float = 10.0) -> None:
+        """Wait until the server has accepted these connections and read all that they sent.
+
+        Raises:
+            GraderError: it has not, in that time.
+        """
+        wanted = {one.getsockname()[:2] for one in sockets}
+
+        def all_read() -> bool:
+            read = {
+                tuple(one["remote"])
+                for one in self.connections()
+                if one["inode"] and not one["unread"]
+            }
+            return wanted <= read
+
+        if not wait_for(all_read, seconds):
+            raise GraderError(f"the site has not read from its visitors in {seconds:g} s")
+
+    # --- visitors
+
+    @property
+    def front(self) -> tuple[str, int | str]:
+        """Where visitors knock: the first address of lab.toml's `visit` that is listened on."""
+        known = [_front(text) for text in self.lab.visit]
+        if len(known) > 1:
+            listening = self.listeners()
+            for host, port in known:
+                if any(one.path == port or one.port == port for one in listening):
+                    return host, port
+        return known[0]
+
+    def connect(
+        self, source: str | None = VISITOR, family: int = 4, port: int | None = None
+    ) -> RecordedSocket:
+        """Open a connection to the site, from an address.
+
+        Args:
+            source: the visitor's address; None for the server's own loopback address.
+            family: 4 or 6.
+            port: None for the site's front door.
+
+        Raises:
+            OSError: as a connect does.
+        """
+        host, door = self.front
+        if isinstance(door, str) and port is None:
+            return RecordedSocket(fileno=self.box.unix_socket(door).detach())
+        number = port or int(door)
+        made = RecordedSocket(fileno=self.box.sockets(family)[0].detach())
+        made.settimeout(10)
+        if host == ZONE:
+            host = SERVER_V4 if family == 4 else SERVER_V6
+        elif family == 6:
+            host = "::1"
+        try:
+            if source:
+                made.setsockopt(
+                    socket.IPPROTO_IPV6 if family == 6 else socket.IPPROTO_IP,
+                    78 if family == 6 else 15,  # IPV6_FREEBIND, IP_FREEBIND
+                    1,
+                )
+                made.bind((source, 0))
+            made.connect((host, number))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def record(self, exchange: Exchange) -> None:
+        """Keep an exchange for the card."""
+        with self._lock:
+            self.exchanges.append(exchange)
+
+    def visitor(self, source: str | None = "", **options: Any) -> Visitor:
+        """Make a visitor who keeps cookies; options as for `grader.client.Visitor`."""
+        family = options.get("family", 4)
+        local = self.front[0] != ZONE
+        if source == "":
+            source = None if local else (VISITOR if family == 4 else VISITOR_V6)
+        options.setdefault("host", ZONE)
+        return Visitor(self.connect, self.record, source=source, **options)
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Send one request as a new visitor.
+
+        Args:
+            method: GET, HEAD, …
+            path: path and query, sent exactly as given.
+            options: source, host, scheme, port, family, tls of the visitor; headers, data, json,
+                files, follow, timeout, stream of the request.
+
+        Raises:
+            requests.RequestException: the site refused, reset, timed out or talked nonsense.
+        """
+        of_visitor = ("source", "host", "scheme", "port", "family", "tls")
+        who = {name: options.pop(name) for name in of_visitor if name in options}
+        with self.visitor(**who) as visitor:
+            return visitor.request(method, path, **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """GET as a new visitor; see `request`."""
+        return self.request("GET", path, **options)
+
+    def head(self, path: str, **options: Any) -> requests.Response:
+        """HEAD as a new visitor; see `request`."""
+        return self.request("HEAD", path, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        """POST as a new visitor; see `request`."""
+        return self.request("POST", path, **options)
+
+    def answers(self, listener: Listener) -> bool:
+        """Tell whether HTTP comes back from a listening socket; used while a service starts."""
+        try:
+            if listener.path:
+                made = self.box.unix_socket(listener.path)
+            else:
+                family = 6 if ":" in listener.host else 4
+                made = self.box.sockets(family)[0]
+                made.settimeout(2)
+                any_host = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+                made.connect((any_host.get(listener.host, listener.host), listener.port))
+            with made:
+                made.settimeout(2)
+                made.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return made.recv(5) == b"HTTP/"
+        except OSError:
+            return False
+
+    def together(self, calls: Sequence[Callable[[], Any]]) -> list[Timed]:
+        """Make calls at the same time, each in a thread; the results in the same order."""
+        barrier = threading.Barrier(len(calls))
+
+        def timed(call: Callable[[], Any]) -> Timed:
+            barrier.wait()
+            started = time.monotonic()
+            try:
+                return Timed(call(), None, time.monotonic() - started)
+            except (requests.RequestException, OSError) as error:
+                return Timed(None, error, time.monotonic() - started)
+
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return list(pool.map(timed, calls))
+
+    @contextlib.contextmanager
+    def load(self, call: Callable[[], Any], threads: int = 4) -> Any:
+        """Repeat a call in several threads while the block runs; gives the list of results."""
+        results: list[Timed] = []
+        over = threading.Event()
+
+        def repeat() -> None:
+            while not over.is_set():
+                started = time.monotonic()
+                try:
+                    made = Timed(call(), None, 0.0)
+                except (requests.RequestException, OSError) as error:
+                    made = Timed(None, error, 0.0)
+                made.seconds = time.monotonic() - started
+                results.append(made)
+
+        pool = [threading.Thread(target=repeat, daemon=True) for _ in range(threads)]
+        for one in pool:
+            one.start()
+        try:
+            yield results
+        finally:
+            over.set()
+            for one in pool:
+                one.join()
+
+    def error_log(self) -> str:
+        """The end of Nginx's error log."""
+        data = self.box.read("/var/log/nginx/error.log")
+        return (data or b"").decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """End the site and its box."""
+        self.box.close()
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _front(text: str) -> tuple[str, int | str]:
+    if text.startswith("unix:"):
+        return "unix", text[5:]
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+__all__ = ["Listener", "Service", "Site", "StartFailed", "Timed", "wait_for"]

@@ -1,0 +1,89 @@
+"""Grading the galleries: a wrong or other right answer is the solution with some files replaced."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_SUBMITTED = {"expect.toml", "card.txt"}
+
+
+@dataclass
+class Graded:
+    """What came of one grading: results by the check's name, the exit code, all output."""
+
+    results: dict[str, dict[str, Any]]
+    code: int
+    output: str
+
+    def names(self, verdict: str) -> list[str]:
+        """The checks that came out like this, in their order."""
+        return [name for name, one in self.results.items() if one["verdict"] == verdict]
+
+
+def answers(kind: str) -> list[Path]:
+    """All folders of a gallery: tests/wrong/NN/<mistake> or tests/right/NN/<variant>."""
+    return sorted(path for path in (ROOT / "tests" / kind).glob("[0-9][0-9]/*") if path.is_dir())
+
+
+def expectation(answer: Path) -> dict[str, Any]:
+    """Read an answer's expect.toml: `why`, `fails`, and maybe `remove`."""
+    return tomllib.loads((answer / "expect.toml").read_text())
+
+
+def lay_out(answer: Path, target: Path) -> Path:
+    """Copy the solution of an answer's lab, with the answer's own files over it."""
+    shutil.copytree(ROOT / "solutions" / answer.parent.name, target)
+    for path in answer.iterdir():
+        if path.name not in NOT_SUBMITTED:
+            shutil.copy(path, target / path.name)
+    told = answer / "expect.toml"
+    for name in expectation(answer).get("remove", []) if told.exists() else []:
+        (target / name).unlink()
+    return target
+
+
+def grade(lab: str, *options: str, scratch: Path) -> Graded:
+    """Run pytest on a lab's folder as a learner does, and read its results."""
+    results = scratch / "results.json"
+    results.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", str(ROOT / "labs" / lab), f"--results={results}", *options],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    told = json.loads(results.read_text())["results"] if results.exists() else []
+    return Graded({one["check"]: one for one in told}, done.returncode, done.stdout + done.stderr)
+
+
+MASKS = [
+    (r"\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d( \+0000)?", "<time>"),
+    (r"\b\d+#\d+: \*\d+", "<pid>"),
+    (r"app-[0-9a-f]{12}", "<instance>"),
+    (r"\b(pid:?) \d+", r"\1 <pid>"),
+    (r"\[\d+\]", "[<pid>]"),
+    (r"\b\d+\.\d+ s\b", "<seconds> s"),
+    (r"\b[0-9a-f]{16,}\b", "<random>"),
+]
+
+
+def masked(text: str) -> str:
+    """Replace what differs from run to run."""
+    for pattern, replacement in MASKS:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def cards(graded: Graded) -> str:
+    """The cards of all failed checks, masked, as the golden file keeps them."""
+    failed = [graded.results[name]["card"] for name in graded.names("failed")]
+    return "".join(masked(card).rstrip() + "\n\n" for card in failed)

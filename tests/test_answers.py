@@ -1,0 +1,63 @@
+"""Every solution passes, every starter fails as it should, every gallery is judged exactly."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from answers import ROOT, answers, cards, expectation, grade, lay_out
+
+LABS = [path.parent.name for path in sorted((ROOT / "labs").glob("[0-9][0-9]/lab.toml"))]
+
+
+def name_of(path: Path) -> str:
+    """A test's name for an answer."""
+    return f"{path.parent.name}-{path.name}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_solution_passes(lab: str, tmp_path: Path) -> None:
+    graded = grade(lab, "--solution", scratch=tmp_path)
+    assert graded.names("passed") == list(graded.results), graded.output
+    assert graded.results
+    assert graded.code == 0
+    from grader.lab import find_lab
+
+    assert sum(one["of"] for one in graded.results.values()) == find_lab(lab).points
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_starter_fails_as_it_should(lab: str, tmp_path: Path) -> None:
+    graded = grade(lab, scratch=tmp_path)
+    expected = tomllib.loads((ROOT / "tests" / "starters.toml").read_text())[lab]
+    assert graded.names("failed") == expected["fails"], graded.output
+    assert graded.names("inconclusive") == []
+    assert graded.code == 1
+
+
+@pytest.mark.parametrize("answer", answers("wrong"), ids=name_of)
+def test_wrong_answer_fails(
+    answer: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = lay_out(answer, tmp_path / "submission")
+    graded = grade(answer.parent.name, f"--submission={folder}", scratch=tmp_path)
+    assert graded.names("failed") == expectation(answer)["fails"], graded.output
+    assert graded.names("inconclusive") == [], graded.output
+    assert graded.code == 1
+    golden = answer / "card.txt"
+    if request.config.getoption("golden"):
+        golden.write_text(cards(graded))
+    assert cards(graded) == golden.read_text()
+
+
+@pytest.mark.parametrize("answer", answers("right"), ids=name_of)
+def test_other_right_answer_passes(answer: Path, tmp_path: Path) -> None:
+    folder = lay_out(answer, tmp_path / "submission")
+    graded = grade(answer.parent.name, f"--submission={folder}", scratch=tmp_path)
+    assert graded.names("passed") == list(graded.results), graded.output
+    assert graded.results
+    assert graded.code == 0
