@@ -295,7 +295,13 @@ class Site:
         return known[0]
 
     def connect(
-        self, source: str | None = VISITOR, family: int = 4, port: int | None = None
+        self,
+        source: str | None = VISITOR,
+        family: int = 4,
+        port: int | None = None,
+        *,
+        server: str | None = None,
+        receive_buffer: int | None = None,
     ) -> RecordedSocket:
         """Open a connection to the site, from an address.
 
@@ -303,21 +309,27 @@ class Site:
             source: the visitor's address; None for the server's own loopback address.
             family: 4 or 6.
             port: None for the site's front door.
+            server: the address to connect to; None for the site's.
+            receive_buffer: bytes that the kernel takes in before the visitor reads; None for many.
 
         Raises:
             OSError: as a connect does.
         """
         host, door = self.front
-        if isinstance(door, str) and port is None:
+        if isinstance(door, str) and port is None and server is None:
             return RecordedSocket(fileno=self.box.unix_socket(door).detach())
         number = port or int(door)
         made = RecordedSocket(fileno=self.box.sockets(family)[0].detach())
         made.settimeout(10)
-        if host == ZONE:
+        if server:
+            host = server
+        elif host == ZONE:
             host = SERVER_V4 if family == 4 else SERVER_V6
         elif family == 6:
             host = "::1"
         try:
+            if receive_buffer:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             if source:
                 made.setsockopt(
                     socket.IPPROTO_IPV6 if family == 6 else socket.IPPROTO_IP,

@@ -1,14 +1,401 @@
-"""Lab 03."""
-from grader.checks import points
+"""Lab 03, Nginx in front: the checks. README.md says what each one asks for."""
+
+import hashlib
+import socket
+from contextlib import ExitStack
+from urllib.parse import urljoin
+
+import requests
+
+from grader.checks import by_hand, look_at, needs, points
+from grader.errors import Mismatch
+from grader.site import wait_for
+
+SLOW_CLIENTS = 50
+BIG_KB = 6000  # more than the buffers of the kernel swallow between the app and a stuck reader
+PATIENCE = 10  # seconds that a visitor waits at most
+BY_HAND = (
+    "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
+    "printf '%s' >&$slow; done; curl -m 10 -i http://board.example/whoami"
+)
+
+
+def whoami(site, **options):
+    """Ask the app what it knows about a visitor; any other answer is a mismatch."""
+    reply = site.get("/whoami", **options)
+    if reply.status_code != 200:
+        raise Mismatch("the app's own answer, with status 200", f"status {reply.status_code}")
+    try:
+        told = dict(reply.json())
+    except (TypeError, ValueError):
+        raise Mismatch("the app's JSON", f"something else: {reply.text[:60]!r}") from None
+    for name in ("client", "scheme", "host", "url", "instance"):
+        told.setdefault(name, "")
+    return told
+
+
+def echo(site, method, target, **options):
+    """Ask the app to repeat what arrived."""
+    reply = site.request(method, target, **options)
+    if reply.status_code != 200:
+        raise Mismatch("the app's own answer, with status 200", f"status {reply.status_code}")
+    try:
+        return dict(reply.json())
+    except (TypeError, ValueError):
+        raise Mismatch("the app's JSON", f"something else: {reply.text[:60]!r}") from None
+
 
 @points(2)
-def test_nginx_answers(site):
-    """Nginx answers on port 80
+@look_at("nginx.conf", "proxy_pass", "listen", "server")
+def test_site_answers(site):
+    """Nginx answers on port 80, with the app behind it
 
-    why.
+    Visitors knock on port 80. Nginx opens, and asks the app for what it cannot answer itself.
     """
-    assert site.port_owner(80) == "nginx"
-    reply = site.get("/whoami", source="203.0.113.7")
-    assert reply.status_code == 200
-    assert reply.json()["instance"] == site.instance
-    assert reply.json()["client"] == "203.0.113.8"
+    assert (site.port_owner(80) or "nobody") == "nginx", "Nginx listens on port 80"
+    told = whoami(site)
+    assert told["instance"] == site.instance, "the app itself must answer"
+
+
+@points(1)
+@look_at("nginx.conf", "listen")
+def test_ipv6(site):
+    """It answers on IPv6 too
+
+    `listen 80` means IPv4 alone. Visitors whose network prefers IPv6 see a refused connection.
+    """
+    try:
+        told = whoami(site, family=6)
+    except requests.ConnectionError as error:
+        raise Mismatch("an answer on port 80 of [2001:db8::80]", str(error)) from None
+    assert told["instance"] == site.instance, "the app itself must answer"
+
+
+@points(3)
+@look_at("nginx.conf", "X-Forwarded-For", "proxy_pass")
+@look_at("wsgi.py", "ProxyFix", "app")
+def test_visitor_address(site):
+    """The app sees the visitor's address
+
+    Without it every log line, rate limit and ban hits Nginx itself.
+    """
+    assert whoami(site, source="203.0.113.7")["client"] == "203.0.113.7"
+    assert whoami(site, source="203.0.113.99")["client"] == "203.0.113.99"
+
+
+@points(1)
+@needs(test_ipv6, test_visitor_address)
+@look_at("nginx.conf", "X-Forwarded-For", "proxy_pass")
+def test_visitor_address_v6(site):
+    """The app sees the visitor's IPv6 address
+
+    Half of the visitors may come this way; they too want their own log lines and limits.
+    """
+    assert whoami(site, source="2001:db8::7", family=6)["client"] == "2001:db8::7"
+
+
+@points(2)
+@look_at("nginx.conf", "Host", "proxy_pass")
+def test_host(site):
+    """The app sees the host that the visitor asked for
+
+    `proxy_pass` alone sends the upstream's name instead, and every link the app makes is wrong.
+    """
+    for host in ("board.example", "www.board.example"):
+        assert whoami(site, host=host)["url"] == f"http://{host}/whoami"
+
+
+@points(1)
+@needs(test_host)
+@look_at("nginx.conf", "proxy_set_header Host", "Host")
+def test_port(site):
+    """The app sees the port that the visitor asked for
+
+    The VM forwards port 8080 to 80: links without the port lead nowhere. `$host` leaves it out.
+    """
+    assert whoami(site, host="board.example:8080")["url"] == "http://board.example:8080/whoami"
+
+
+SPOOFED_ADDRESSES = (
+    {"X-Forwarded-For": "6.6.6.6"},
+    {"X-Forwarded-For": "203.0.113.7, 6.6.6.6"},
+    {"X-Forwarded-For": "6.6.6.6, 127.0.0.1, 127.0.0.1"},
+    {"X-Real-IP": "6.6.6.6"},
+    {"Forwarded": "for=6.6.6.6"},
+    {"X-Client-IP": "6.6.6.6", "True-Client-IP": "6.6.6.6", "CF-Connecting-IP": "6.6.6.6"},
+)
+
+
+@points(3)
+@needs(test_visitor_address)
+@look_at("wsgi.py", "x_for", "ProxyFix")
+@look_at("nginx.conf", "X-Forwarded-For")
+def test_spoofed_address(site):
+    """A visitor cannot claim another address
+
+    Anyone can send X-Forwarded-For. An app that believes it lets anyone pass a ban, or get
+    somebody else banned.
+    """
+    for headers in SPOOFED_ADDRESSES:
+        reply = site.get("/whoami", source="203.0.113.7", headers=headers)
+        if reply.status_code != 400:  # to refuse is right too
+            assert reply.json().get("client") == "203.0.113.7"
+
+
+SPOOFED_SCHEMES = (
+    {"X-Forwarded-Proto": "https"},
+    {"X-Forwarded-Proto": "https, http"},
+    {"X-Forwarded-Proto": "http, https"},
+    {"X-Forwarded-Protocol": "ssl"},
+    {"X-Forwarded-Ssl": "on"},
+    {"X-Forwarded-Scheme": "https", "X-Scheme": "https", "Front-End-Https": "on"},
+    {"Forwarded": "proto=https"},
+)
+
+
+@points(3)
+@look_at("nginx.conf", "X-Forwarded-Proto", "proxy_pass")
+def test_spoofed_scheme(site):
+    """A visitor cannot claim to have come over https
+
+    Gunicorn believes X-Forwarded-Proto from 127.0.0.1, and that is where Nginx knocks from. If
+    Nginx passes a visitor's own header on, links and secure cookies go wrong.
+    """
+    for headers in SPOOFED_SCHEMES:
+        reply = site.get("/whoami", headers=headers)
+        if reply.status_code != 400:
+            assert reply.json().get("scheme") == "http"
+
+
+SPOOFED_HOSTS = (
+    {"X-Forwarded-Host": "evil.test"},
+    {"X-Forwarded-Host": "evil.test, board.example"},
+    {"X-Forwarded-Host": "board.example, evil.test"},
+    {"X-Forwarded-Port": "444"},
+    {"X-Forwarded-Prefix": "/evil"},
+    {"X-Forwarded-Server": "evil.test", "X-Host": "evil.test", "X-Original-Host": "evil.test"},
+    {"Forwarded": "host=evil.test"},
+)
+
+
+@points(2)
+@needs(test_host)
+@look_at("wsgi.py", "x_host", "x_port", "x_prefix", "ProxyFix")
+@look_at("nginx.conf", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix")
+def test_spoofed_host(site):
+    """A visitor cannot change the links that the app makes
+
+    A page, a cached page or a password mail with links to evil.test is how accounts are stolen.
+    """
+    for headers in SPOOFED_HOSTS:
+        reply = site.get("/whoami", headers=headers)
+        if reply.status_code != 400:
+            assert reply.json().get("url") == "http://board.example/whoami"
+
+
+@points(2)
+@needs(test_host)
+@look_at("nginx.conf", "proxy_redirect", "Host", "proxy_pass")
+def test_redirects(site):
+    """Redirects lead to the address that the visitor asked for
+
+    A Location with the upstream's address sends the visitor to a place that only the server sees.
+    """
+    for host in ("board.example", "www.board.example"):
+        here = f"http://{host}"
+        reply = site.get("/go?to=/notices/1", host=host)
+        assert urljoin(f"{here}/go", reply.headers.get("Location", "")) == f"{here}/notices/1"
+        reply = site.get("/account", host=host)
+        target = urljoin(f"{here}/account", reply.headers.get("Location", ""))
+        assert target.partition("?")[0] == f"{here}/login"
+
+
+TARGETS = (
+    "/echo/a%2Fb?x=1&x=2",
+    "/echo/a%2fb",
+    "/echo//two///slashes//",
+    "/echo/gr%C3%BC%C3%9Fe/%E2%9C%93?q=%E2%9C%93",
+    "/echo/a%20b;c=1,d?q=a+b%20c&empty=&=",
+    "/echo/100%25?next=http://board.example/%3Fa=b%26c",
+    "/echo/a%252Fb%2e%2e",
+    "/echo/%5Bx%5D@:$!'()*~",
+)
+
+
+@points(2)
+@look_at("nginx.conf", "rewrite", "merge_slashes", "proxy_pass")
+def test_paths(site):
+    """Paths and queries arrive byte for byte
+
+    With a path behind its address `proxy_pass` sends what Nginx made of the path: decoded, and
+    with double slashes merged. The app then sees another path than the visitor sent.
+    """
+    for target in TARGETS:
+        told = echo(site, "GET", target)
+        arrived = told.get("path", "") + (f"?{told['query']}" if told.get("query") else "")
+        assert arrived == target
+
+
+@points(2)
+@look_at("nginx.conf", "limit_except", "client_max_body_size", "proxy_method", "proxy_pass")
+def test_methods_and_bodies(site):
+    """Methods and bodies up to 1 MB pass
+
+    The app decides what it accepts. A proxy in front of it is no reason to lose an upload.
+    """
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        assert echo(site, method, "/echo/m")["method"] == method
+    assert site.head("/echo/m").status_code == 200
+    body = bytes(range(250)) * 4000  # 10^6 bytes
+    told = echo(site, "POST", "/echo/b", data=body)
+    assert told["length"] == 10**6
+    assert told["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+@points(1)
+@look_at("nginx.conf", "chunked_transfer_encoding", "proxy_request_buffering", "proxy_pass")
+def test_chunked_body(site):
+    """A body in chunks passes
+
+    A client that makes its body while it sends cannot know the length, and sends it in chunks.
+    """
+    body = b"all the notices of the board " * 2000
+    parts = (body[at : at + 7000] for at in range(0, len(body), 7000))
+    told = echo(site, "POST", "/echo/c", data=parts)
+    assert told["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+@points(1)
+@look_at("nginx.conf", "error_page", "proxy_intercept_errors")
+def test_error_pages(site):
+    """The app's own 404 and 500 pages show
+
+    The app knows what it was doing and whose language to speak; Nginx's page says nothing.
+    """
+    missing = site.get("/there/is/no/such/page")
+    assert missing.status_code == 404
+    assert "This notice board has no such page" in missing.text, "the app's own 404 page"
+    crashed = site.get("/crash")
+    assert crashed.status_code == 500
+    assert "Something broke on our side" in crashed.text, "the app's own 500 page"
+
+
+@points(1)
+@look_at("nginx.conf", "proxy_next_upstream", "max_fails", "upstream")
+def test_after_a_crash(site):
+    """After a crash the next request is served as before
+
+    One mistake in one view must not take the site down, nor run twice.
+    """
+    before = site.get("/stats").json().get("paths", {}).get("/crash", 0)
+    for _ in range(3):
+        assert site.get("/crash").status_code == 500
+        assert whoami(site)["instance"] == site.instance
+    after = site.get("/stats").json().get("paths", {}).get("/crash", 0)
+    assert after - before == 3, "each crash reached the app once"
+
+
+@points(2)
+@look_at("gunicorn.conf.py", "bind")
+def test_gunicorn_is_private(site):
+    """Visitors cannot reach Gunicorn past Nginx
+
+    Who reaches Gunicorn itself writes his own X-Forwarded-For, and holds its workers with one
+    slow line each.
+    """
+    for one in site.service("gunicorn").http_listeners():
+        if one.path:
+            continue
+        for family, server in ((4, "192.0.2.80"), (6, "2001:db8::80")):
+            source = "203.0.113.7" if family == 4 else "2001:db8::7"
+            try:
+                site.connect(source, family, one.port, server=server).close()
+            except OSError:
+                continue
+            raise Mismatch(
+                f"a visitor's connection to port {one.port} is refused",
+                "it is accepted: Gunicorn listens on every address",
+            )
+
+
+def visitor_gets_through(site, kind):
+    """While slow clients hold their connections: a normal visitor is served."""
+    for _ in range(3):
+        try:
+            told = whoami(site, source="203.0.113.200", timeout=PATIENCE)
+        except requests.RequestException as error:
+            raise Mismatch(
+                f"beside {SLOW_CLIENTS} {kind}, a normal visitor is served",
+                f"{error}",
+                "Each slow client holds a thread of the app; Nginx should hold them instead.",
+            ) from None
+        assert told["instance"] == site.instance
+
+
+@points(2)
+@look_at("nginx.conf", "proxy_pass")
+@by_hand(BY_HAND % r"GET / HTTP/1.1\r\nHost: board.example\r\nX-Slow: ")
+def test_slow_headers(site):
+    """50 visitors with slow headers keep nobody waiting
+
+    One phone in a tunnel sends a line a minute. Nginx waits for the whole request before it
+    troubles the app; Gunicorn alone gives each of them a thread.
+    """
+    with ExitStack() as opened:
+        slow = [opened.enter_context(site.connect(f"203.0.113.{n + 10}")) for n in range(SLOW_CLIENTS)]
+        for one in slow:
+            one.sendall(b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nX-Slow: ")
+        site.wait_read(slow)
+        visitor_gets_through(site, "visitors who are still sending their headers")
+
+
+@points(2)
+@look_at("nginx.conf", "proxy_request_buffering", "proxy_pass")
+@by_hand(BY_HAND % r"POST /upload HTTP/1.1\r\nHost: board.example\r\nContent-Length: 99\r\n\r\n")
+def test_slow_bodies(site):
+    """50 visitors with slow uploads keep nobody waiting
+
+    Nginx takes the whole body in before it troubles the app, unless it is told not to.
+    """
+    head = b"POST /upload HTTP/1.1\r\nHost: board.example\r\nContent-Length: 100000\r\n\r\n"
+    with ExitStack() as opened:
+        slow = [opened.enter_context(site.connect(f"203.0.113.{n + 10}")) for n in range(SLOW_CLIENTS)]
+        for one in slow:
+            one.sendall(head + b"x" * 1000)
+        site.wait_read(slow)
+        visitor_gets_through(site, "visitors who are still sending their uploads")
+
+
+@points(2)
+@look_at("nginx.conf", "proxy_buffering", "proxy_max_temp_file_size", "proxy_buffer", "proxy_pass")
+@by_hand(BY_HAND % rf"GET /big?kb={BIG_KB} HTTP/1.1\r\nHost: board.example\r\n\r\n")
+def test_slow_readers(site):
+    """50 visitors who read slowly keep nobody waiting
+
+    Nginx takes the app's page at full speed and hands it out as slowly as each visitor reads. So
+    the app is free after milliseconds.
+    """
+    ask = f"GET /big?kb={BIG_KB} HTTP/1.1\r\nHost: board.example\r\n\r\n".encode()
+    with ExitStack() as opened:
+        slow = [
+            opened.enter_context(site.connect(f"203.0.113.{n + 10}", receive_buffer=4096))
+            for n in range(SLOW_CLIENTS)
+        ]
+        for one in slow:
+            one.sendall(ask)
+        site.wait_read(slow)
+        # The first bytes are there: the app has begun with each that it will begin with soon.
+        wait_for(lambda: first_bytes(slow) >= 8, PATIENCE)
+        visitor_gets_through(site, "visitors who have not read their page yet")
+
+
+def first_bytes(sockets):
+    """Count the connections on which an answer has begun."""
+    begun = 0
+    for one in sockets:
+        one.setblocking(False)
+        try:
+            begun += bool(one.recv(1, socket.MSG_PEEK))
+        except (BlockingIOError, ConnectionError):
+            continue
+    return begun
