@@ -133,10 +133,11 @@ def copy_tree(source, target):
             os.utime(to, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
-def open_ports():
-    """Let every process listen below 1024, as systemd's AmbientCapabilities would."""
-    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w") as out:
-        out.write("0")
+def set_kernel(settings: dict[str, str]) -> None:
+    """Set what the kernel keeps for this network namespace alone (names as sysctl's, with /)."""
+    for name, value in settings.items():
+        with open("/proc/sys/" + name, "w") as out:
+            out.write(value)
 
 
 def add_addresses(commands):
@@ -157,7 +158,7 @@ def add_addresses(commands):
 def do_setup(message):
     """Files, folders, addresses, limits."""
     limits.update(message["limits"])
-    open_ports()
+    set_kernel(message["kernel"])
     add_addresses(message["addresses"])
     for path in message["folders"]:
         make_dirs(path)

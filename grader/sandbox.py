@@ -60,6 +60,15 @@ FOLDERS = [
     "/var/log/nginx",
     "/var/www/letsencrypt",
 ]
+KERNEL = {
+    # Every service may listen below 1024, as systemd's AmbientCapabilities would let it.
+    "net/ipv4/ip_unprivileged_port_start": "0",
+    # A shell's `curl --interface` may use any visitor's address.
+    "net/ipv6/ip_nonlocal_bind": "1",
+    # How much of a page the kernel swallows for a slow reader is the same on every machine.
+    "net/ipv4/tcp_wmem": "4096 16384 524288",
+    "net/ipv4/tcp_rmem": "4096 131072 1048576",
+}
 # What the machine's own nginx package brings and a site file may include.
 NGINX_FILES = ["mime.types", "proxy_params", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
 PROGRAMS = {"bwrap": "bubblewrap", "nginx": "nginx", "ip": "iproute2", "unshare": "util-linux"}
@@ -206,6 +215,7 @@ class Box:
             self.request(
                 "setup",
                 limits={"process": limits, "memory": MEMORY},
+                kernel=KERNEL,
                 addresses=addresses(),
                 folders=FOLDERS,
                 copies=[["/course/board", "/srv/board"]],

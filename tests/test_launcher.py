@@ -36,6 +36,7 @@ printf '%s\n' "${0##*/} $(printf '%s' "$*" | sed -z 's/\n/ /g')" >>/log/calls
 FAKES = {
     # Pretends to install: from then on the package's programs are there.
     "apt-get": """
+[ ! -e /proc/$$/fd/9 ] || echo "apt-get holds the lock" >>/log/calls
 case "$*" in
 *update*)
   if [ -e /log/lists-locked ]; then
@@ -79,12 +80,14 @@ case "$*" in
 *--version*) echo "Python 3.9.2" ;;
 *"-m venv"*) for last in "$@"; do :; done; mkdir -p "$last/bin" && ln -s "$0" "$last/bin/python" ;;
 *"-m pip"*)
+  if [ "${PIP_USER-}" = 1 ]; then echo "ERROR: cannot perform a --user install"; exit 1; fi
   if [ -n "${PIP_HANGS-}" ]; then echo >/log/pip-runs; cat /log/go-on >/dev/null; fi
   if [ -n "${PIP_FAILS-}" ]; then echo "ERROR: no route to the index"; exit 1; fi
   case "$*" in
   *requirements-dev.txt*) cp /fakes/ruff /fakes/mypy "$prefix/bin" ;;
   esac ;;
 *"-m grader"*)
+  [ ! -e /proc/$$/fd/9 ] || echo "the grader holds the lock"
   [ -z "${SHOW_PATH-}" ] || echo "$PATH"
   shift 3; for word in "$@"; do echo "grader got <$word>"; done; exit 7 ;;
 *"-m pytest"*) echo "== 3 passed =="; exit "${PYTEST_EXIT:-0}" ;;
@@ -244,6 +247,7 @@ def test_first_use_installs_what_is_missing_then_hands_over(bare: Machine) -> No
     ]
     assert done.returncode == 7  # the CLI's own
     calls = bare.calls()
+    assert "apt-get holds the lock" not in calls  # a daemon that it starts would keep it
     update, install = (call for call in calls if call.startswith("apt-get"))
     assert update.endswith(" update")
     assert install.endswith(
@@ -414,13 +418,14 @@ def test_the_second_use_starts_at_once(used: Machine) -> None:
         (("/tmp/course",), "/"),
         (("../course",), f"{CLONE}/labs"),
         (("sh", "course"), CLONE),
-        (("sh", "-c", 'PATH=$PATH:"$PWD"; cd /; CDPATH=/home course "$@"', "sh"), CLONE),
+        (("my course/course",), "/home/learner"),
+        (("sh", "-c", 'PATH=$PATH:"$PWD"; cd /; course "$@"', "sh"), CLONE),
     ],
-    ids=["symlink", "relative", "sh", "PATH"],
+    ids=["symlink", "relative", "sh", "CDPATH", "PATH"],
 )
 def test_it_can_be_called_from_anywhere(used: Machine, launcher: tuple[str, ...], cwd: str) -> None:
     """However it is called, it is the same clone, so nothing is made again."""
-    done = used.run("list", launcher=launcher, cwd=cwd)
+    done = used.run("list", launcher=launcher, cwd=cwd, CDPATH="/home/learner")
     assert (done.stdout, done.stderr) == ("grader got <list>\n", "")
 
 
@@ -494,6 +499,11 @@ def test_a_failing_update_is_not_taken_for_done(used: Machine) -> None:
     used.calls()
     assert used.run("list").returncode == 7
     assert made_venv(used.calls())
+
+
+def test_pip_settings_of_the_user_do_not_lead_out_of_the_environment(machine: Machine) -> None:
+    """Some people have pip install into their home by default."""
+    assert machine.run("list", PIP_USER="1").returncode == 7
 
 
 @pytest.fixture
@@ -599,15 +609,18 @@ def test_course_test_takes_pytest_arguments(
     assert used.calls()[-1] == " ".join(["python -P -m pytest -n 2", *passed_on])
 
 
-def test_changed_dev_pins_are_installed(used: Machine) -> None:
-    """The tools have a stamp of their own; a failed pip leaves none."""
+def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
+    """Changed pins are installed, by those who test; a failure leaves no stamp, not even an old one."""
     assert used.run("test", PIP_FAILS="yes").returncode == 3
     assert used.run("test").returncode == 0
-    with (used.clone / "requirements-dev.txt").open("a") as file:
-        file.write("another==1.0\n")
+    pins = used.clone / "requirements-dev.txt"
+    before = pins.read_text()
+    pins.write_text(before + "another==1.0\n")
+    assert used.run("list").stderr == ""
+    assert used.run("test", PIP_FAILS="yes").returncode == 3
+    pins.write_text(before)
     used.calls()
-    assert used.run("list").stderr == ""  # graders need no tools
-    used.run("test")
+    assert used.run("test").returncode == 0
     assert "requirements-dev.txt" in used.calls("python -I -m pip")[0]
 
 

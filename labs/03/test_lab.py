@@ -12,7 +12,7 @@ from grader.errors import Mismatch
 from grader.site import wait_for
 
 SLOW_CLIENTS = 50
-BIG_KB = 6000  # more than the buffers of the kernel swallow between the app and a stuck reader
+BIG_KB = 3000  # more than the kernel swallows between the app and a stuck reader
 PATIENCE = 10  # seconds that a visitor waits at most
 BY_HAND = (
     "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
