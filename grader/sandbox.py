@@ -82,6 +82,7 @@ CAPABILITIES = [
     "CAP_CHOWN",
     "CAP_FOWNER",
     "CAP_DAC_OVERRIDE",
+    "CAP_SETFCAP",
 ]
 WAYS_OUT = """\
 This machine does not let bubblewrap make namespaces, which the boxes are made of. bubblewrap says:

@@ -610,7 +610,7 @@ def test_course_test_takes_pytest_arguments(
 
 
 def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
-    """Changed pins are installed, by those who test; a failure leaves no stamp, not even an old one."""
+    """Changed pins are installed for those who test; a failure leaves not even the old stamp."""
     assert used.run("test", PIP_FAILS="yes").returncode == 3
     assert used.run("test").returncode == 0
     pins = used.clone / "requirements-dev.txt"
