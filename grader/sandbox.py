@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -19,7 +20,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,7 +47,10 @@ PROCESS_LIMITS = {
     "NOFILE": 8192,
 }
 MEMORY = 1536 * MIB  # of all processes together
+PROCESSES = 256  # in the whole box; NPROC counts threads, and each service's for themselves
 WALL = 300.0  # seconds
+CLOSE_SECONDS = 5.0  # for a box's processes to be gone
+MOST_DESCRIPTORS = 200  # in one message; the kernel's own limit is 253
 TMPFS = {"/etc": 16, "/run": 32, "/srv": 96, "/var": 512, "/home": 16, "/tmp": 64, "/dev/shm": 64}
 FOR_ALL = ("/tmp", "/dev/shm")  # mode 1777
 
@@ -68,7 +74,15 @@ KERNEL = {
     # How much of a page the kernel swallows for a slow reader is the same on every machine.
     "net/ipv4/tcp_wmem": "4096 16384 524288",
     "net/ipv4/tcp_rmem": "4096 131072 1048576",
+    # Mounts and networks of their own would be ways around the limits. (An ordinary user's
+    # services come into a user namespace each; with these forbidden that gives them nothing.)
+    **{
+        f"user/max_{kind}_namespaces": "0" for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts")
+    },
 }
+# Shared memory that no process has attached is no process's use of memory. In pages. Before
+# Linux 6.11 only the machine's own root may set it.
+KERNEL_IF_ALLOWED = {"kernel/shmall": str(64 * MIB // os.sysconf("SC_PAGE_SIZE"))}
 # What the machine's own nginx package brings and a site file may include.
 NGINX_FILES = ["mime.types", "proxy_params", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
 PROGRAMS = {"bwrap": "bubblewrap", "nginx": "nginx", "ip": "iproute2", "unshare": "util-linux"}
@@ -83,6 +97,7 @@ CAPABILITIES = [
     "CAP_FOWNER",
     "CAP_DAC_OVERRIDE",
     "CAP_SETFCAP",
+    "CAP_SYS_RESOURCE",
 ]
 WAYS_OUT = """\
 This machine does not let bubblewrap make namespaces, which the boxes are made of. bubblewrap says:
@@ -96,16 +111,17 @@ Ways out, whichever fits:
 
 @dataclass(frozen=True)
 class File:
-    """A file to place in a box: where, what, and its mode."""
+    """A file to place in a box: where, what, its mode; `root`: services may never write to it."""
 
     path: str
     data: bytes
     mode: int = 0o644
+    root: bool = False
 
     def packed(self) -> dict[str, Any]:
         """Shape the file for a message to the box."""
         data = base64.b64encode(self.data).decode()
-        return {"path": self.path, "data": data, "mode": self.mode}
+        return {"path": self.path, "data": data, "mode": self.mode, "root": self.root}
 
 
 def find_program(name: str) -> str:
@@ -136,7 +152,7 @@ def etc_files() -> list[File]:
         "/etc/group": "root:x:0:\nboard:x:1000:\nnogroup:x:65534:\n",
         "/etc/nginx/nginx.conf": (HERE / "etc" / "nginx.conf").read_text(),
     }
-    return [File(path, text.encode()) for path, text in texts.items()]
+    return [File(path, text.encode(), root=True) for path, text in texts.items()]
 
 
 def addresses() -> list[str]:
@@ -167,13 +183,19 @@ def bwrap_arguments() -> list[str]:
     for path, size in TMPFS.items():
         mode = "1777" if path in FOR_ALL else "0755"
         made += ["--perms", mode, "--size", str(size * MIB), "--tmpfs", path]
-    for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl", "/etc/localtime"):
+    for path in (
+        "/etc/ld.so.cache",
+        "/etc/alternatives",
+        "/etc/localtime",
+        "/etc/ssl/certs",  # and not what may lie beside: private keys
+        "/etc/ssl/openssl.cnf",
+    ):
         made += ["--ro-bind-try", path, path]
     made += ["--perms", "0755", "--dir", "/etc/nginx"]
     for name in NGINX_FILES:
         made += ["--ro-bind-try", f"/etc/nginx/{name}", f"/etc/nginx/{name}"]
     for path in sorted({sys.base_prefix, sys.prefix}):
-        if not path.startswith("/usr/"):
+        if not f"{path}/".startswith("/usr/"):
             # bubblewrap makes missing parents private to root; the services must pass through.
             for parent in reversed(Path(path).parents[:-1]):
                 if str(parent) not in TMPFS:
@@ -188,6 +210,27 @@ def bwrap_arguments() -> list[str]:
 def search_path() -> str:
     """PATH inside the box: the course's virtual environment first."""
     return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def two_users_allowed() -> bool:
+    """Tell whether this process may map a second user into a box: root, and not in a box itself."""
+    if os.geteuid():
+        return False
+    for kind in ("uid", "gid"):
+        lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
+        ranges = [(int(first), int(size)) for first, _, size in map(str.split, lines)]
+        if not any(first <= NOBODY < first + size for first, size in ranges):
+            return False
+    return True
+
+
+@lru_cache
+def starter(_process: int) -> ThreadPoolExecutor:
+    """The thread that starts all boxes of this process.
+
+    A box dies with the *thread* that started it, so that one must last as long as the process.
+    """
+    return ThreadPoolExecutor(1, "boxes")
 
 
 class Box:
@@ -207,59 +250,84 @@ class Box:
         self, files: Iterable[File] = (), *, wall: float = WALL, limited: bool = True
     ) -> None:
         self._lock = threading.Lock()
+        self._bwrap: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._said: str | None = None
         self.pid = 0
         self._control, inside = socket.socketpair()
         self._control.settimeout(30)
         try:
-            self._start(inside, wall)
+            with inside:
+                two_users = self._start(inside, wall)
             limits = {name: v for name, v in PROCESS_LIMITS.items() if limited or name != "CPU"}
             self.request(
                 "setup",
-                limits={"process": limits, "memory": MEMORY},
-                kernel=KERNEL,
+                limits={"process": limits, "memory": MEMORY, "processes": PROCESSES},
+                kernel={**KERNEL, **({"user/max_user_namespaces": "0"} if two_users else {})},
+                kernel_if_allowed=KERNEL_IF_ALLOWED,
                 addresses=addresses(),
                 folders=FOLDERS,
                 copies=[["/course/board", "/srv/board"]],
                 files=[one.packed() for one in [*etc_files(), *files]],
             )
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, GraderError) and "PermissionError" in str(error):
+                raise NotAllowed(WAYS_OUT.format(said=error)) from None
             raise
 
-    def _start(self, inside: socket.socket, wall: float) -> None:
-        """Start bubblewrap, and map its users when root starts it."""
+    def _start(self, inside: socket.socket, wall: float) -> bool:
+        """Start bubblewrap; map a second user into the box, if possible, and tell whether."""
+        for name in ("ip", "unshare"):
+            find_program(name)
         python = os.path.realpath(sys.executable)
         command = ["-I", "-S", "/course/init.py", str(inside.fileno()), ZONE]
         command += [SERVER_V4, SERVER_V6, str(wall)]
         info_read, info_write = os.pipe()
         block_read, block_write = os.pipe()
-        as_root = os.geteuid() == 0
-        blocked = ["--userns-block-fd", str(block_read)] if as_root else []
-        arguments = [find_program("bwrap"), *bwrap_arguments(), "--info-fd", str(info_write)]
-        passed = [inside.fileno(), info_write, block_read]
-        self._bwrap = subprocess.Popen(
-            [*arguments, *blocked, "--setenv", "PATH", search_path(), "--", python, *command],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        inside.close()
-        os.close(info_write)
-        os.close(block_read)
+        two_users = two_users_allowed()
+        blocked = ["--userns-block-fd", str(block_read)] if two_users else []
         try:
-            with os.fdopen(info_read, "rb") as info:
-                told = info.read()
-            self.pid = json.loads(told)["child-pid"] if told else 0
-            if as_root and self.pid:
-                # Services become `nobody` outside: whatever escapes its limits is not root.
-                for kind in ("uid", "gid"):
-                    Path(f"/proc/{self.pid}/{kind}_map").write_text(
-                        f"0 0 1\n{SERVICE_ID} {NOBODY} 1\n"
-                    )
-                os.write(block_write, b"1")
-        finally:
+            arguments = [find_program("bwrap"), *bwrap_arguments(), "--info-fd", str(info_write)]
+            self._bwrap = (
+                starter(os.getpid())
+                .submit(
+                    subprocess.Popen,
+                    [*arguments, *blocked, "--setenv", "PATH", search_path(), "--"]
+                    + [python, *command],
+                    pass_fds=[inside.fileno(), info_write, block_read],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                )
+                .result()
+            )
+        except BaseException:
+            os.close(info_read)
             os.close(block_write)
+            raise
+        finally:
+            os.close(info_write)
+            os.close(block_read)
+        with os.fdopen(info_read, "rb") as info, os.fdopen(block_write, "wb") as go_on:
+            told = info.read()
+            if not told:
+                return two_users  # The first request will say what bubblewrap said.
+            self.pid = json.loads(told)["child-pid"]
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self.pid)
+            if two_users:
+                # Services become `nobody` outside: whatever escapes its limits is not root.
+                users = f"0 0 1\n{SERVICE_ID} {NOBODY} 1\n"
+                try:
+                    for kind in ("uid", "gid"):
+                        Path(f"/proc/{self.pid}/{kind}_map").write_text(users)
+                except OSError as error:
+                    raise GraderError(
+                        f"the box's users could not be mapped: {error!r}{self._last_words()}"
+                    ) from None
+                go_on.write(b"1")
+        return two_users
 
     def request(self, do: str, **message: Any) -> dict[str, Any]:
         """Ask the box to do something; returns its answer.
@@ -281,10 +349,14 @@ class Box:
                 answer: dict[str, Any] = json.loads(self._receive(size)) if size else {}
             except OSError as error:
                 raise GraderError(f"the box does not answer: {error}{self._last_words()}") from None
-        if not first:
-            raise GraderError(f"the box ended{self._last_words()}")
+            if not first:
+                raise GraderError(f"the box ended{self._last_words()}")
         if "error" in answer:
             raise GraderError(f"the box could not do `{do}`: {answer['error']}")
+        if len(fds) < descriptors and "errno" not in answer:
+            for fd in fds:
+                os.close(fd)
+            raise GraderError("too many open files: the sockets of the box did not arrive")
         return answer, fds
 
     def _receive(self, size: int) -> bytes:
@@ -298,17 +370,24 @@ class Box:
 
     def _last_words(self) -> str:
         """Say what bubblewrap printed; tells a forbidden machine from a broken box."""
-        self._bwrap.kill()
-        said = self._bwrap.communicate()[1].decode("utf-8", "replace").strip()
+        if self._bwrap is None:
+            return ""
+        if self._said is None:
+            self._bwrap.kill()
+            self._said = self._bwrap.communicate()[1].decode("utf-8", "replace").strip()
         forbidden = ("namespace", "uid map", "Operation not permitted", "Permission denied")
-        if said.startswith("bwrap:") and any(word in said for word in forbidden):
-            raise NotAllowed(WAYS_OUT.format(said=said.splitlines()[0]))
-        return f" ({said.splitlines()[-1]})" if said else ""
+        if self._said.startswith("bwrap:") and any(word in self._said for word in forbidden):
+            raise NotAllowed(WAYS_OUT.format(said=self._said.splitlines()[0]))
+        return f" ({self._said.splitlines()[-1]})" if self._said else ""
 
     def sockets(self, family: int = 4, count: int = 1) -> list[socket.socket]:
         """Make TCP sockets that live in the box's network, neither bound nor connected."""
-        _, fds = self._ask("sockets", count, {"family": family, "count": count})
-        return [socket.socket(fileno=fd) for fd in fds]
+        made: list[socket.socket] = []
+        while len(made) < count:
+            some = min(count - len(made), MOST_DESCRIPTORS)
+            _, fds = self._ask("sockets", some, {"family": family, "count": some})
+            made += [socket.socket(fileno=fd) for fd in fds]
+        return made
 
     def unix_socket(self, path: str) -> socket.socket:
         """Connect to a unix socket inside the box.
@@ -322,7 +401,13 @@ class Box:
         return socket.socket(fileno=fds[0])
 
     def spawn(self, name: str, argv: Sequence[str], env: dict[str, str], cwd: str = "/") -> int:
-        """Start a program as a service; returns its process id inside the box."""
+        """Start a program as a service; returns its process id inside the box.
+
+        Raises:
+            NotAllowed: it is one that this machine should have, and has not.
+        """
+        if argv[0] in PROGRAMS:
+            find_program(argv[0])
         given = {"PATH": search_path(), "HOME": "/home/board", "LANG": "C.UTF-8", **env}
         answer = self.request("spawn", name=name, argv=list(argv), env=given, cwd=cwd)
         return int(answer["pid"])
@@ -342,19 +427,22 @@ class Box:
         self.request("write", files=[one.packed() for one in files])
 
     def close(self) -> None:
-        """End the box and everything in it; returns when bubblewrap is gone."""
+        """End the box and everything in it; returns when all its processes are gone."""
         self._control.close()
-        process = getattr(self, "_bwrap", None)
-        if process is None:
-            return
-        if self.pid:
-            # Its PID 1: the kernel ends the whole process namespace with it.
+        if self._pidfd >= 0:
+            # Its PID 1: the kernel ends the whole process namespace with it, and it last.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        if process.stderr:
-            process.stderr.close()
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            gone = select.poll()
+            gone.register(self._pidfd, select.POLLIN)
+            gone.poll(CLOSE_SECONDS * 1000)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._bwrap is not None:
+            self._bwrap.kill()
+            self._bwrap.wait()
+            if self._bwrap.stderr:
+                self._bwrap.stderr.close()
 
     def __enter__(self) -> Box:
         return self

@@ -186,6 +186,7 @@ class Site:
         self.instance = f"app-{secrets.token_hex(6)}"
         self.key = secrets.token_hex(24)
         self._lock = threading.Lock()
+        self._front: tuple[str, int | str] | None = None
         self.box = Box(self.files, wall=wall, limited=wall > 0)
         app_env = {
             "BOARD_SECRET_KEY": self.key,
@@ -206,6 +207,7 @@ class Site:
 
     def start(self) -> None:
         """Start all services, in lab.toml's order, and wait until each is ready."""
+        self._front = None
         started = []
         for service in self.services.values():
             service.spawn()
@@ -286,13 +288,12 @@ class Site:
     @property
     def front(self) -> tuple[str, int | str]:
         """Where visitors knock: the first address of lab.toml's `visit` that is listened on."""
-        known = [_front(text) for text in self.lab.visit]
-        if len(known) > 1:
-            listening = self.listeners()
-            for host, port in known:
-                if any(one.path == port or one.port == port for one in listening):
-                    return host, port
-        return known[0]
+        if self._front is None:
+            known = [_front(text) for text in self.lab.visit]
+            listening = self.listeners() if len(known) > 1 else []
+            heard = {one.path or one.port for one in listening}
+            self._front = next((one for one in known if one[1] in heard), known[0])
+        return self._front
 
     def connect(
         self,

@@ -131,14 +131,16 @@ def is_signed_in(site: Site, session: dict[str, str]) -> bool:
     return status == 200
 
 
-def refuse_secrets(reply: requests.Response, what: str) -> None:
+def refuse_secrets(reply: requests.Response, note: str = "") -> None:
     """Fail when a reply tells something about the code."""
     text = unescape(reply.text)
     for secret in SECRETS:
         if secret in text:
             line = next(line for line in text.splitlines() if secret in line)
             shown = " ".join(re.sub(r"<[^>]*>", " ", line).split())[:120] or secret
-            raise Mismatch(f"nothing about the code, after {what}", f"a page that says: {shown}")
+            raise Mismatch(
+                "a reply that tells nothing about the code", f"a reply that says: {shown}", note
+            )
 
 
 # --- the checks
@@ -248,13 +250,13 @@ def test_crash_tells_visitors_nothing(site: Site) -> None:
     find it in the log; a visitor needs only to know that it was not their fault.
     """
     reply = get(site, "/crash")
-    refuse_secrets(reply, "a view raised an exception")
+    refuse_secrets(reply)
     assert reply.status_code == 500
-    refuse_secrets(get(site, "/crash", headers={"Accept": "application/json"}), "GET /crash")
+    refuse_secrets(get(site, "/crash", headers={"Accept": "application/json"}))
     database = site.service("flask").env["BOARD_DATABASE"]
     site.box.write(File(database, b"These bytes are not a database.\n" * 64))
     for path in ("/", "/api/notices"):
-        refuse_secrets(get(site, path), "the database became unreadable")
+        refuse_secrets(get(site, path), "This was after the database file was damaged.")
 
 
 @points(2)
@@ -278,7 +280,11 @@ def test_no_debugger(site: Site) -> None:
 @alone
 @points(2)
 @look_at("wsgi.py", "secret_key", "SECRET_KEY", "urandom", "secrets.")
-@by_hand('grep -n -i secret_key wsgi.py   # it must come from os.environ["BOARD_SECRET_KEY"]')
+@by_hand(
+    "curl -sc /tmp/jar -d name=ada -d password=pin-the-notice 127.0.0.1:5000/login; pkill flask; "
+    "BOARD_SECRET_KEY=other flask --app wsgi run & "
+    "sleep 2; curl -ib /tmp/jar 127.0.0.1:5000/account"
+)
 def test_secret_key_comes_from_the_environment(site: Site) -> None:
     """The secret key comes from the environment
 
@@ -301,7 +307,7 @@ def test_secret_key_comes_from_the_environment(site: Site) -> None:
         raise Mismatch(
             "a restart with the same BOARD_SECRET_KEY keeps the session",
             "the session is lost",
-            "A key that is made anew at each start logs everybody out, and two workers never agree.",
+            "A key made anew at each start logs everybody out, and two workers never agree.",
         )
 
 
@@ -318,31 +324,38 @@ def test_no_start_without_secret_key(make_site: Callable[..., Site]) -> None:
     site = make_site(start=False)
     service = site.service("flask")
 
-    def over() -> bool:
-        return service.end()[0] is not None or service.program.ready(service)
+    def serves() -> bool:
+        return service.program.ready(service)
+
+    def output() -> list[str]:
+        return [service.log("stdout"), service.log("stderr")]
 
     for case, env in (("unset", {}), ("empty", {"BOARD_SECRET_KEY": ""})):
         service.env.pop("BOARD_SECRET_KEY", None)
         service.env.update(env)
-        before = len(service.log() + service.log("stdout"))
         expected = f"with BOARD_SECRET_KEY {case}, {RUN} fails and names the variable"
+        earlier = [len(text) for text in output()]
         service.spawn()
-        wait_for(over, START_SECONDS)
-        status, said = service.end()[0], service.log("stdout") + service.log()
+        wait_for(lambda: service.end()[0] is not None or serves(), START_SECONDS)
+        status = service.end()[0]
         if status is None:
-            raise Mismatch(expected, "it starts")
+            raise Mismatch(expected, "it serves" if serves() else "it neither serves nor ends")
         if status == 0:
             raise Mismatch(expected, "it ends with status 0, as if all were well")
-        # The log goes on over restarts; both of its streams only grow.
-        if len(said) == before or said.count("BOARD_SECRET_KEY") < (1 if case == "unset" else 2):
-            shown = last_lines(site.lab.learner_names(service.log()), 2) or "nothing"
+        said = "".join(text[size:] for text, size in zip(output(), earlier, strict=True))
+        if "BOARD_SECRET_KEY" not in said:
+            shown = last_lines(site.lab.learner_names(said), 2) or "nothing"
             raise Mismatch(expected, f"it ends with {ending(status)} and says: {shown}")
 
 
 @alone
 @points(1)
 @look_at("wsgi.py", "BOARD_DATABASE", "DATABASE", "memory", "unlink", "remove", "create_app(")
-@by_hand("flask --app wsgi run --help   # then pin a notice, restart, look for it")
+@by_hand(
+    'curl -u ada:pin-the-notice --json \'{"title": "Kept?", "body": "?"}\' '
+    "127.0.0.1:5000/api/notices; pkill flask; BOARD_SECRET_KEY=x flask --app wsgi run & "
+    "sleep 2; curl 127.0.0.1:5000/api/notices"
+)
 def test_notices_survive_a_restart(site: Site) -> None:
     """Notices survive a restart
 
@@ -361,7 +374,10 @@ def test_notices_survive_a_restart(site: Site) -> None:
 @needs(test_notices_survive_a_restart)
 @points(2)
 @look_at("wsgi.py", "BOARD_DATABASE", "DATABASE", "create_app(")
-@by_hand("ls -l /var/lib/board/   # the default of BOARD_DATABASE is board.db in there")
+@by_hand(
+    "pkill flask; BOARD_SECRET_KEY=x BOARD_DATABASE=/tmp/other.db flask --app wsgi run & "
+    "sleep 2; curl 127.0.0.1:5000/healthz; ls -l /tmp/other.db"
+)
 def test_database_comes_from_the_environment(make_site: Callable[..., Site]) -> None:
     """The database is where the environment says
 
@@ -375,12 +391,7 @@ def test_database_comes_from_the_environment(make_site: Callable[..., Site]) -> 
         raise Mismatch(f"with BOARD_DATABASE={first}, the notices are in that file", "no such file")
     restart(site, BOARD_DATABASE=second)
     if shows(site, title):
-        raise Mismatch(
-            f"with BOARD_DATABASE={second}, an empty board", f"the notices of {first}"
-        )
-    restart(site, BOARD_DATABASE=first)
-    if not shows(site, title):
-        raise Mismatch(f"with BOARD_DATABASE={first} again, its notices", "a board without them")
+        raise Mismatch(f"with BOARD_DATABASE={second}, a new board", f"the notices of {first}")
 
 
 @alone
@@ -406,7 +417,7 @@ def test_healthz_tells_whether_the_database_opens(make_site: Callable[..., Site]
 
 @points(1)
 @look_at("wsgi.py", "Lock(", "Semaphore", "threaded", "lock")
-@by_hand("time (for i in 1 2 3 4 5 6 7 8; do curl -s 127.0.0.1:5000/slow?seconds=0.25 & done; wait)")
+@by_hand("time (for i in $(seq 8); do curl -s '127.0.0.1:5000/slow?seconds=0.25' & done; wait)")
 def test_slow_requests_overlap(site: Site) -> None:
     """Slow requests overlap
 
@@ -424,12 +435,9 @@ def test_slow_requests_overlap(site: Site) -> None:
         return max(one.seconds for one in timed)
 
     # A busy machine may be late once; a queue is late each time.
-    took = min(at_once(), 99.0)
-    for _ in range(2):
-        took = took if took < SLOW_LIMIT else min(took, at_once())
-    if took >= SLOW_LIMIT:
+    if at_once() >= SLOW_LIMIT and (took := at_once()) >= SLOW_LIMIT:
         raise Mismatch(
-            f"{SLOW_VISITORS} requests of {SLOW_SECONDS:g} s, sent at once, take less than "
-            f"{SLOW_LIMIT:g} s together",
-            f"{took:.1f} s: one after the other",
+            f"{SLOW_VISITORS} requests of {SLOW_SECONDS:g} s, sent at once, are all answered "
+            f"within {SLOW_LIMIT:g} s",
+            f"the last answer came after {took:.1f} s",
         )

@@ -220,7 +220,7 @@ def test_killed_worker(site):
 @points(3)
 @alone
 @look_at("gunicorn.conf.py", "graceful_timeout", "timeout", "workers", "bind")
-@by_hand("curl -i 'http://127.0.0.1:8000/slow?seconds=3' & sleep 1; kill -HUP $(pgrep -o gunicorn); wait")
+@by_hand("curl -i 'http://127.0.0.1:8000/slow?seconds=2' & sleep 1; kill -HUP $(pgrep -o gunicorn); wait")
 def test_reload(site):
     """A reload under load loses no request
 
@@ -231,18 +231,18 @@ def test_reload(site):
     before = workers(gunicorn)
     with site.connect(None) as slow:
         slow.settimeout(20)
-        slow.sendall(b"GET /slow?seconds=3 HTTP/1.0\r\nHost: board.example\r\n\r\n")
+        slow.sendall(b"GET /slow?seconds=2 HTTP/1.0\r\nHost: board.example\r\n\r\n")
         wait_taken(site, slow)
-        with site.load(lambda: site.get("/whoami", timeout=10).status_code) as results:
-            wait_for(lambda: len(results) > 20, 10)
+        with site.load(lambda: site.get("/whoami", timeout=10).status_code, threads=2) as results:
+            wait_for(lambda: len(results) > 10, 10)
             gunicorn.reload()
             gone = wait_for(lambda: not set(before) & set(gunicorn.workers()), 15)
             many = len(results)
-            wait_for(lambda: len(results) > many + 20, 10)
+            wait_for(lambda: len(results) > many + 10, 10)
         answer = first_line(slow)
     assert gone, "all workers are new ones"
     if "200" not in answer:
-        raise Mismatch("the 3-second request in flight gets its answer", answer)
+        raise Mismatch("the 2-second request in flight gets its answer", answer)
     lost = [one for one in results if one.error or one.value != 200]
     if lost:
         what = str(lost[0].error or f"status {lost[0].value}")

@@ -6,7 +6,7 @@ next lab. So there is no `app.run()` here, no address and no debug mode.
 
 from board import create_app
 
-# The key and the database's path come from BOARD_SECRET_KEY and BOARD_DATABASE: this file is in Git,
-# they are not. create_app() raises an error that names the key when it is missing or empty: a
-# board that does not start is noticed, one that signs its sessions with a known key is not.
+# The key and the path of the database come from BOARD_SECRET_KEY and BOARD_DATABASE: this file is
+# in Git, they are not. Without a key create_app() raises an error: a board that does not start is
+# noticed, one that signs its sessions with a known key is not.
 app = create_app()

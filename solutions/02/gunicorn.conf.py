@@ -8,9 +8,9 @@ workers = 2
 worker_class = "gthread"
 threads = 8
 
-# A worker with threads beats once a second even while all its threads wait: 4 s of silence is
+# A worker with threads beats once a second even while all its threads wait: 3 s of silence is
 # a frozen process, not a slow page.
-timeout = 4
+timeout = 3
 
 # A stop or a reload waits this long for requests that are under way.
 graceful_timeout = 30
