@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from grader.errors import CourseError, GraderError
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+EPILOG = """\b
+course test [PYTEST OPTIONS]  runs the course's own tests
+course serve                  shows the site while you read or write it"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 def main() -> None:
     """Flask behind Nginx: run a lab's files for real, and have them judged."""
 
@@ -26,8 +32,6 @@ def check(
     number: str, solution: bool, submission: str | None, pytest_options: tuple[str, ...]
 ) -> None:
     """Grade lab NUMBER; other options go to pytest (-k, -x, -n 2, …)."""
-    import pytest
-
     from grader.lab import find_lab
 
     arguments = [str(find_lab(number).folder), *pytest_options]
@@ -35,7 +39,8 @@ def check(
         arguments.append("--solution")
     if submission:
         arguments.append(f"--submission={Path(submission).resolve()}")
-    sys.exit(pytest.main(arguments))
+    # A process of its own: pytest wants to load its plugins before anything of them is imported.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *arguments])
 
 
 @main.command("list")

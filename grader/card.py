@@ -26,6 +26,10 @@ NOT_YOURS = (
     "This is not your fault and does not count. Run it again; if it stays, "
     "report it with this text."
 )
+# What an expression ends with: ["client"], .get("client"), .status_code, method(), name.
+LAST_NAME = re.compile(
+    r"""(?:\[["']([\w-]+)["']\]|\.get\(["']([\w-]+)["'](?:, .*)?\)|\.?(\w+)(?:\(\))?)$"""
+)
 SIGNS = {"passed": "✓", "failed": "✗", "blocked": "-", "inconclusive": "?"}
 
 
@@ -72,7 +76,7 @@ def seen_in_assert(error: AssertionError) -> Seen:
             return Seen(f"{label}{operator}{right}", f"{label}{left}", words)
     except (SyntaxError, ValueError, IndexError, AttributeError):
         pass
-    return Seen(words or "what the title says", clean(plain, 300))
+    return Seen(words or "what the title says", "it is not so")
 
 
 def shown(value: object) -> str:
@@ -88,8 +92,8 @@ def what_was_asserted(trace: TracebackType | None) -> str:
         line = frame.line or ""
         found = re.match(r"assert (.*?) (==|!=|in|not in|<=|>=|<|>) ", line)
         if found:
-            name = re.search(r"(?:\[[\"']([\w-]+)[\"']\]|\.?(\w+))(?:\(\))?$", found[1])
-            word = (name[1] or name[2]) if name else ""
+            name = LAST_NAME.search(found[1])
+            word = next(filter(None, name.groups()), "") if name else ""
             return f"{word.replace('_code', '').replace('_', ' ')} " if word else ""
     return ""
 

@@ -126,9 +126,8 @@ def make_dirs(path: str, mode: int = 0o755) -> None:
 def place(path: str, data: bytes, mode: int, root: bool = False) -> None:
     """Write a file at a path of the box, replacing what is there."""
     make_dirs(os.path.dirname(path))
-    temporary = path + ".new"
-    if os.path.lexists(temporary):
-        os.unlink(temporary)
+    # A name that no service can have taken before, and that nginx's `include *` passes over.
+    temporary = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as out:
         out.write(data)
@@ -278,15 +277,21 @@ def reap() -> None:
             return
         if pid == 0:
             return
+        frozen.discard(pid)
         if pid in sessions:
             ended.add(pid)
+            processes()  # forgets the session at once if this was its last process
         for service in services.values():
             if service.pid == pid and service.status is None:
                 service.status = os.waitstatus_to_exitcode(status)
 
 
 def processes() -> dict[int, Process]:
-    """Every process of the box but this one, as dictionaries by process id."""
+    """Every process of the box but this one, as dictionaries by process id.
+
+    Their command lines are left alone: the kernel lets whoever reads one wait for that process's
+    memory, for many seconds while it forks without end.
+    """
     found: dict[int, Process] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or entry == "1":
@@ -294,8 +299,6 @@ def processes() -> dict[int, Process]:
         try:
             with open(f"/proc/{entry}/stat", "rb") as read:
                 text = read.read()
-            with open(f"/proc/{entry}/cmdline", "rb") as read:
-                command = read.read(4096).replace(b"\0", b" ").decode("utf-8", "replace").strip()
         except OSError:
             continue
         name, _, rest = text.rpartition(b") ")
@@ -311,7 +314,6 @@ def processes() -> dict[int, Process]:
             "cpu": (int(fields[11]) + int(fields[12])) / CLK_TCK,
             "threads": int(fields[17]),
             "rss": int(fields[21]) * PAGE,
-            "command": command,
         }
     # The kernel gives a session's id to nobody else while one of its processes lives. After that a
     # process of another service may come to have it: it must not pass for this one's.
@@ -326,9 +328,9 @@ def processes() -> dict[int, Process]:
 def owner(one: Process, found: dict[int, Process]) -> str | None:
     """Name the service of a process: by its session, else by its ancestors'; else None."""
     for _ in range(64):
-        if one["session"] in sessions:
-            # A service that starts again under its name does not own what the old one left.
-            return sessions[one["session"]]
+        for session in (one["session"], one["pid"]):  # its own, until it has called setsid()
+            if session in sessions:
+                return sessions[session]
         if one["parent"] not in found:
             return None
         one = found[one["parent"]]

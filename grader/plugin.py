@@ -216,6 +216,7 @@ class Grading:
         self.runs: dict[str, Run] = {}
         self.verdicts: dict[tuple[Path, str], str] = {}
         self.results: list[Result] = []
+        self.current: Path | None = None
 
     # --- collecting
 
@@ -240,16 +241,13 @@ class Grading:
             raise pytest.UsageError(str(error)) from None
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Start the checks that have a box of their own: they run beside the others."""
+        """Get ready to run the checks that were chosen."""
         if session.config.option.collectonly or is_controller(session.config):
             return
         for item in session.items:
             sites = self.sites.get(item.path.parent)
             if sites and isinstance(item, pytest.Function):
                 self.runs[item.nodeid] = Run(item, sites)
-        for run in self.runs.values():
-            if run.check.alone:
-                run.ahead()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -266,6 +264,7 @@ class Grading:
         run = self.runs.get(pyfuncitem.nodeid)
         if run is None:
             return None
+        self.begin(pyfuncitem.path.parent)
         blocked_by = self.blocker(run)
         if blocked_by:
             pyfuncitem.user_properties.append(("blocked", blocked_by))
@@ -274,6 +273,17 @@ class Grading:
         if run.error is not None:
             raise run.error
         return True
+
+    def begin(self, folder: Path) -> None:
+        """At a lab's first check: end the lab before, start what has a box of its own."""
+        if self.current == folder:
+            return
+        if self.current:
+            self.sites[self.current].close()
+        self.current = folder
+        for run in self.runs.values():
+            if run.check.alone and run.item.path.parent == folder:
+                run.ahead()
 
     def blocker(self, run: Run) -> str:
         """The title of a check that this one needs and that did not pass; "" when there is none."""

@@ -10,13 +10,18 @@ from _pytest.terminal import TerminalReporter
 from grader.results import Result, count
 
 
-class LabReporter(TerminalReporter):
+COLOURS = {"passed": {"green": True}, "failed": {"red": True}}
+
+
+class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every such plugin does it
     """pytest's reporter, less its dots and tracebacks: a line per check, a card per failure."""
 
     def __init__(self, config: pytest.Config) -> None:
         super().__init__(config)
         self.results: dict[str, list[Result]] = {}
         self.labs: dict[str, dict[str, Any]] = {}
+        # Side by side, the lines of several labs would mix: then they wait for the end.
+        self.wait = config.getoption("dist", "no") != "no"
 
     @property
     def showheader(self) -> bool:
@@ -46,12 +51,20 @@ class LabReporter(TerminalReporter):
         result = Result(**told)
         if result.lab not in self.results:
             self.labs[result.lab] = report.course_lab  # type: ignore[attr-defined]
-            self.write_line(f"Lab {result.lab}: {self.labs[result.lab]['title']}\n")
+            if not self.wait:
+                self.show_title(result.lab)
         self.results.setdefault(result.lab, []).append(result)
         self._add_stats(result.verdict, [report])
-        colour = {"passed": {"green": True}, "failed": {"red": True}}.get(
-            result.verdict, {"yellow": True}
-        )
+        if not self.wait:
+            self.show(result)
+
+    def show_title(self, lab: str) -> None:
+        """Print a lab's heading."""
+        self.write_line(f"Lab {lab}: {self.labs[lab]['title']}\n")
+
+    def show(self, result: Result) -> None:
+        """Print a check's line or card."""
+        colour = COLOURS.get(result.verdict, {"yellow": True})
         head, _, rest = result.card.partition("\n")
         self.write_line(head, **colour)
         if rest:
@@ -69,20 +82,31 @@ class LabReporter(TerminalReporter):
     def summary_stats(self) -> None:
         """Print one line for each lab, and what to do next."""
         for lab, results in sorted(self.results.items()):
+            if self.wait:
+                self.show_title(lab)
+                for result in results:
+                    self.show(result)
             self.write_line("")
-            self.write_line(summary(lab, results))
+            self.write_line(summary(lab, results, self.labs[lab]["points"]))
             self.write_line(next_step(lab, results))
 
 
-def summary(lab: str, results: list[Result]) -> str:
-    """One line: points, and how many checks came out how."""
+def summary(lab: str, results: list[Result], points: int) -> str:
+    """One line: points, and how many checks came out how.
+
+    Args:
+        lab: its number.
+        results: of the checks that were run.
+        points: of all its checks; more than the results' when some were left out.
+    """
     earned = sum(one.points for one in results)
     counts = [f"{count(results, 'passed')} passed", f"{count(results, 'failed')} failed"]
     counts.append(f"{count(results, 'blocked')} blocked")
     if count(results, "inconclusive"):
         counts.append(f"{count(results, 'inconclusive')} inconclusive")
     total = sum(one.of for one in results)
-    return f"Lab {lab}: {earned} of {total} points. Checks: {', '.join(counts)}."
+    part = f" (of a part; the lab has {points})" if total < points else ""
+    return f"Lab {lab}: {earned} of {total} points{part}. Checks: {', '.join(counts)}."
 
 
 def next_step(lab: str, results: list[Result]) -> str:

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -289,19 +288,16 @@ class Box:
         blocked = ["--userns-block-fd", str(block_read)] if two_users else []
         try:
             arguments = [find_program("bwrap"), *bwrap_arguments(), "--info-fd", str(info_write)]
-            self._bwrap = (
-                starter(os.getpid())
-                .submit(
-                    subprocess.Popen,
-                    [*arguments, *blocked, "--setenv", "PATH", search_path(), "--"]
-                    + [python, *command],
-                    pass_fds=[inside.fileno(), info_write, block_read],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                )
-                .result()
+            arguments += [*blocked, "--setenv", "PATH", search_path(), "--", python, *command]
+            started = starter(os.getpid()).submit(
+                subprocess.Popen,
+                arguments,
+                pass_fds=[inside.fileno(), info_write, block_read],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
             )
+            self._bwrap = started.result()
         except BaseException:
             os.close(info_read)
             os.close(block_write)
@@ -373,7 +369,7 @@ class Box:
         if self._bwrap is None:
             return ""
         if self._said is None:
-            self._bwrap.kill()
+            self._end()
             self._said = self._bwrap.communicate()[1].decode("utf-8", "replace").strip()
         forbidden = ("namespace", "uid map", "Operation not permitted", "Permission denied")
         if self._said.startswith("bwrap:") and any(word in self._said for word in forbidden):
@@ -429,20 +425,24 @@ class Box:
     def close(self) -> None:
         """End the box and everything in it; returns when all its processes are gone."""
         self._control.close()
+        self._end()
+        if self._bwrap and self._bwrap.stderr:
+            self._bwrap.stderr.close()
+
+    def _end(self) -> None:
+        """Kill the box's first process: the kernel ends the whole process namespace with it."""
         if self._pidfd >= 0:
-            # Its PID 1: the kernel ends the whole process namespace with it, and it last.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            gone = select.poll()
-            gone.register(self._pidfd, select.POLLIN)
-            gone.poll(CLOSE_SECONDS * 1000)
             os.close(self._pidfd)
             self._pidfd = -1
-        if self._bwrap is not None:
+        if self._bwrap:
+            # It waits for that process, which is the last of its namespace to go.
+            if self.pid:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._bwrap.wait(CLOSE_SECONDS)
             self._bwrap.kill()
             self._bwrap.wait()
-            if self._bwrap.stderr:
-                self._bwrap.stderr.close()
 
     def __enter__(self) -> Box:
         return self

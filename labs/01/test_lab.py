@@ -62,6 +62,7 @@ def restart(site: Site, **env: str) -> None:
     """Stop the dev server and start it again, with some of its environment changed."""
     service = site.service("flask")
     service.stop()
+    wait_for(lambda: not tcp_listeners(site), START_SECONDS)
     service.env.update(env)
     service.start()
 

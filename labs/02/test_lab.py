@@ -177,7 +177,8 @@ def test_frozen_worker(site):
     """
     gunicorn = site.service("gunicorn")
     before = workers(gunicorn)
-    frozen = before[0]
+    # One that has answered: Gunicorn watches a worker from its first heartbeat on.
+    frozen = int(whoami(site)["pid"])
     gunicorn.freeze([frozen])
     end = time.monotonic() + 15
     while time.monotonic() < end:
@@ -209,10 +210,9 @@ def test_killed_worker(site):
     """
     gunicorn = site.service("gunicorn")
     before = workers(gunicorn)
-    gunicorn.signal(signal.SIGKILL, before[:1])
-    replaced = wait_for(
-        lambda: len(set(gunicorn.workers()) - {before[0]}) >= len(before), 10
-    )
+    killed = int(whoami(site)["pid"])
+    gunicorn.signal(signal.SIGKILL, [killed])
+    replaced = wait_for(lambda: len(set(gunicorn.workers()) - {killed}) >= len(before), 10)
     assert replaced, "a new worker within 10 s"
     serves(site, "after a worker was killed")
 

@@ -1,0 +1,3 @@
+from board import create_app
+
+__all__ = ["create_app"]

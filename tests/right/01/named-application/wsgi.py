@@ -1,0 +1,3 @@
+from board import create_app
+
+application = create_app()

@@ -1,0 +1,4 @@
+from board import create_app
+
+app = create_app()
+app.config["DATABASE"] = "/srv/board/board.db"

@@ -1,0 +1,7 @@
+import board
+
+
+def create_app(config):
+    app = board.create_app()
+    app.config.update(config)
+    return app
