@@ -101,7 +101,9 @@ def what_was_asserted(trace: TracebackType | None) -> str:
 def likely_place(check: Check, files: list[File], lab: Lab) -> Place | None:
     """Find the likely line in the learner's files; a guess, only for the card."""
     paths = {path: name for name, path in lab.files.items()}
-    texts = {paths[one.path]: one.data.decode("utf-8", "replace") for one in files if one.path in paths}
+    texts = {
+        paths[one.path]: one.data.decode("utf-8", "replace") for one in files if one.path in paths
+    }
     for file, wanted in check.look_at:
         for number, line in enumerate(texts.get(file, "").splitlines(), 1):
             code = line.split("#")[0]

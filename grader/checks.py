@@ -49,7 +49,7 @@ def check_of(function: Callable[..., Any]) -> Check:
         title, _, why = inspect.cleandoc(function.__doc__ or function.__name__).partition("\n")
         name = function.__name__.removeprefix("test_").replace("_", "-")
         found = function.__dict__["course_check"] = Check(name, title, " ".join(why.split()))
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def points(number: int) -> Callable[[Function], Function]:

@@ -72,7 +72,7 @@ class RecordedTLSSocket(ssl.SSLSocket):
             self.exchange.sent += bytes(data)[:KEEP]
         super().sendall(data, flags)
 
-    def recv_into(self, buffer: Any, *rest: Any) -> int:  # type: ignore[override]
+    def recv_into(self, buffer: Any, *rest: Any) -> int:
         """Receive and record."""
         size = super().recv_into(buffer, *rest)
         if self.exchange and len(self.exchange.received) < KEEP:
@@ -160,7 +160,7 @@ class BoxAdapter(HTTPAdapter):
             connection.request(
                 request.method or "GET",
                 target,
-                body=request.body,  # type: ignore[arg-type]
+                body=request.body,
                 headers=dict(request.headers),
                 chunked=chunked,
                 preload_content=False,
@@ -168,7 +168,7 @@ class BoxAdapter(HTTPAdapter):
                 enforce_content_length=True,
             )
         reply = connection.getresponse()
-        return self.build_response(request, reply)  # type: ignore[no-untyped-call, no-any-return]
+        return self.build_response(request, reply)
 
 
 def _is_http(error: Exception) -> bool:

@@ -91,7 +91,7 @@ def find_lab(number: str) -> Lab:
         UsageError: there is none; names those that there are.
     """
     folder = LABS / number.zfill(2)
-    if not (folder / "lab.toml").is_file():
+    if not number.isdecimal() or not (folder / "lab.toml").is_file():
         known = ", ".join(lab.number for lab in all_labs())
         raise UsageError(f"there is no lab {number!r}; the labs are {known}")
     return load_lab(folder)
@@ -122,7 +122,9 @@ def read_file(folder: Path, name: str) -> bytes:
     try:
         fd = os.open(root / name, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise refuse("no such file", f"Bring it back, for example with: git checkout -- {name}") from None
+        raise refuse(
+            "no such file", f"Bring it back, for example with: git checkout -- {name}"
+        ) from None
     except OSError as error:
         raise refuse(error.strerror or str(error)) from None
     with os.fdopen(fd, "rb") as source:
@@ -130,7 +132,9 @@ def read_file(folder: Path, name: str) -> bytes:
         if not stat.S_ISREG(seen.st_mode):
             raise refuse("something that is not a file")
         if seen.st_size > LARGEST:
-            raise refuse(f"a file of {seen.st_size:,} bytes", f"More than {LARGEST:,} is a mistake.")
+            raise refuse(
+                f"a file of {seen.st_size:,} bytes", f"More than {LARGEST:,} is a mistake."
+            )
         data = source.read(LARGEST)
     if not data.strip():
         raise refuse("an empty file")

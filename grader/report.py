@@ -9,7 +9,6 @@ from _pytest.terminal import TerminalReporter
 
 from grader.results import Result, count
 
-
 COLOURS = {"passed": {"green": True}, "failed": {"red": True}}
 
 
@@ -50,7 +49,7 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
             return
         result = Result(**told)
         if result.lab not in self.results:
-            self.labs[result.lab] = report.course_lab  # type: ignore[attr-defined]
+            self.labs[result.lab] = report.course_lab
             if not self.wait:
                 self.show_title(result.lab)
         self.results.setdefault(result.lab, []).append(result)

@@ -81,6 +81,10 @@ class Service:
         program = self.program
         self.pid = self.site.box.spawn(self.name, program.argv, self.env, program.cwd)
 
+    def listens_or_ended(self) -> bool:
+        """Tell whether it has opened its address, or given up."""
+        return bool(self.http_listeners()) or self.end()[0] is not None
+
     def wait_ready(self, seconds: float = START_SECONDS) -> None:
         """Wait until it serves.
 
@@ -143,9 +147,7 @@ class Service:
 
     def kill(self) -> None:
         """End all its processes at once, and what they left behind (SIGKILL)."""
-        self.site.box.request(
-            "signal", service=self.name, signal=int(signal.SIGKILL), all=True
-        )
+        self.site.box.request("signal", service=self.name, signal=int(signal.SIGKILL), all=True)
         wait_for(lambda: not self.processes(), 5)
 
     def stop(self, seconds: float = 10.0) -> int | None:
@@ -213,9 +215,7 @@ class Site:
             service.spawn()
             started.append(service)
             # The next one may not take this one's port: each listens before the next starts.
-            wait_for(
-                lambda one=service: one.http_listeners() or one.end()[0] is not None, START_SECONDS
-            )
+            wait_for(service.listens_or_ended, START_SECONDS)
             if service.end()[0] is not None:
                 break
         for service in started:
@@ -400,7 +400,9 @@ class Site:
                 made.connect((any_host.get(listener.host, listener.host), listener.port))
             with made:
                 made.settimeout(2)
-                made.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                made.sendall(
+                    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                )
                 return made.recv(5) == b"HTTP/"
         except OSError:
             return False

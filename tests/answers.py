@@ -56,7 +56,14 @@ def grade(lab: str, *options: str, scratch: Path) -> Graded:
     results = scratch / "results.json"
     results.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(ROOT / "labs" / lab), f"--results={results}", *options],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(ROOT / "labs" / lab),
+            f"--results={results}",
+            *options,
+        ],
         capture_output=True,
         text=True,
         timeout=180,

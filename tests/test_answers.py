@@ -40,9 +40,7 @@ def test_starter_fails_as_it_should(lab: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", answers("wrong"), ids=name_of)
-def test_wrong_answer_fails(
-    answer: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_wrong_answer_fails(answer: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = lay_out(answer, tmp_path / "submission")
     graded = grade(answer.parent.name, f"--submission={folder}", scratch=tmp_path)
     assert graded.names("failed") == expectation(answer)["fails"], graded.output

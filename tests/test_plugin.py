@@ -54,7 +54,11 @@ class Lab:
         results.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", str(self.folder), f"--results={results}"]
         done = subprocess.run(
-            [*command, *options], capture_output=True, text=True, cwd=cwd or self.folder, timeout=120
+            [*command, *options],
+            capture_output=True,
+            text=True,
+            cwd=cwd or self.folder,
+            timeout=120,
         )
         told = json.loads(results.read_text())["results"] if results.exists() else []
         return {
@@ -226,7 +230,9 @@ def test_slow{number}(site):
 '''
         for number in range(6)
     )
-    done = lab.run(slow + '\ndef test_last(site):\n    """Last"""\n    site.get("/")\n', "--durations=0")
+    done = lab.run(
+        slow + '\ndef test_last(site):\n    """Last"""\n    site.get("/")\n', "--durations=0"
+    )
     assert set(done["verdicts"].values()) == {"passed"}, done["out"]
     results = json.loads((lab.folder / "results.json").read_text())["results"]
     assert sum(one["seconds"] for one in results) > 6
