@@ -90,6 +90,11 @@ def start_failure(service: Service) -> StartFailed:
     elif not message:
         message = f"{name} ended with {ending(status)} and said nothing"
         note = "Look for something that ends the program, such as `exit()`, when it is imported."
+    if name == "nginx" and "0.0.0.0:8000 failed" in message:
+        note = (
+            "If no `listen` of yours says 8000: a server block without `listen` takes 8000 where "
+            "nginx is not started by root, as here. Write `listen 80;`."
+        )
     place = place or Place(PROGRAMS[name].file)
     data = site.submitted(place.file)
     odd = odd_encoding(data) if data is not None else ""

@@ -210,14 +210,15 @@ class Site:
     def start(self) -> None:
         """Start all services, in lab.toml's order, and wait until each is ready."""
         self._front = None
-        started = []
+        started: list[Service] = []
         for service in self.services.values():
+            if started:
+                # It may not take the port of the one before, which has to listen first.
+                wait_for(started[-1].listens_or_ended, START_SECONDS)
+                if started[-1].end()[0] is not None:
+                    break
             service.spawn()
             started.append(service)
-            # The next one may not take this one's port: each listens before the next starts.
-            wait_for(service.listens_or_ended, START_SECONDS)
-            if service.end()[0] is not None:
-                break
         for service in started:
             service.wait_ready()
 
