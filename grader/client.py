@@ -17,6 +17,7 @@ from typing import Any
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.util import SKIP_HEADER
 
 KEEP = 1 << 20  # bytes of an exchange that are recorded, each way
 
@@ -154,6 +155,7 @@ class BoxAdapter(HTTPAdapter):
             assert isinstance(wrapped, RecordedTLSSocket)
             wrapped.exchange = exchange
             connection.sock = wrapped
+        headers = {str(name): str(value) for name, value in request.headers.items()}
         chunked = not (request.body is None or "Content-Length" in request.headers)
         # A server may answer before it has read the body, and close: then its answer counts.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -161,7 +163,8 @@ class BoxAdapter(HTTPAdapter):
                 request.method or "GET",
                 target,
                 body=request.body,
-                headers=dict(request.headers),
+                # What the visitor leaves out, urllib3 must not put in.
+                headers={"Accept-Encoding": SKIP_HEADER, "User-Agent": SKIP_HEADER, **headers},
                 chunked=chunked,
                 preload_content=False,
                 decode_content=False,
@@ -248,7 +251,7 @@ class Visitor(requests.Session):
             requests.Request(
                 method.upper(),
                 url + "/",
-                headers={name: value for name, value in given.items() if value is not None},
+                headers=given,  # one that is None is not sent
                 data=options.pop("data", None),
                 json=options.pop("json", None),
                 files=options.pop("files", None),

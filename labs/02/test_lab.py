@@ -58,7 +58,7 @@ def test_site_answers(site):
 
 @points(3)
 @look_at("gunicorn.conf.py", "bind")
-@by_hand(f"curl -i http://192.0.2.80:8000/ (this machine's own address: it has to refuse)")
+@by_hand("curl -i http://192.0.2.80:8000/ (this machine's own address: it has to refuse)")
 def test_listens_nowhere_else(site):
     """It listens on no other address
 
@@ -164,8 +164,40 @@ def line_for(site, before):
     return lines()[0]
 
 
+@points(2)
+@look_at("gunicorn.conf.py", "workers")
+@by_hand(f"{A_WORKER}; kill -9 $pid; sleep 3; ls -d /proc/$pid; curl {URL}/whoami")
+def test_killed_worker(site):
+    """A killed worker is replaced
+
+    The kernel kills a process when memory runs out. The master makes a new one.
+    """
+    gunicorn = site.service("gunicorn")
+    before = workers(gunicorn)
+    killed = int(whoami(site)["pid"])
+    gunicorn.signal(signal.SIGKILL, [killed])
+    if not wait_for(lambda: len(set(gunicorn.workers()) - {killed}) >= len(before), 10):
+        raise Mismatch("a new worker within 10 s", "none")
+    serves(site, "after a worker was killed")
+
+
+def workers(gunicorn):
+    """The workers' process ids; a Gunicorn without any is a mismatch."""
+    found = wait_for(gunicorn.workers, 5)
+    if not found:
+        raise Mismatch("worker processes", "none")
+    return found
+
+
+def serves(site, when, seconds=6):
+    """Ask for a page; name the circumstances when it does not come."""
+    try:
+        return whoami(site, timeout=seconds)
+    except requests.RequestException as error:
+        raise Mismatch(f"an answer {when}", str(error)) from None
+
+
 @points(3)
-@alone
 @look_at("gunicorn.conf.py", "workers", "threads", "worker_class")
 @by_hand(f"curl -m 60 {URL}/hang & sleep 1; curl -m 5 {URL}/whoami")
 def test_one_hangs(site):
@@ -202,14 +234,6 @@ def wait_taken(site, connection, path):
         raise Mismatch(f"the app is asked for {path}", "it was not, within 6 s")
 
 
-def serves(site, when, seconds=6):
-    """Ask for a page; name the circumstances when it does not come."""
-    try:
-        return whoami(site, timeout=seconds)
-    except requests.RequestException as error:
-        raise Mismatch(f"an answer {when}", str(error)) from None
-
-
 @points(3)
 @alone
 @look_at("gunicorn.conf.py", "timeout", "workers")
@@ -240,32 +264,6 @@ def test_frozen_worker(site):
         "the frozen one is still there",
         "Gunicorn gives a worker `timeout` seconds to show that it lives, 30 if you do not say.",
     )
-
-
-def workers(gunicorn):
-    """The workers' process ids; a Gunicorn without any is a mismatch."""
-    found = wait_for(gunicorn.workers, 5)
-    if not found:
-        raise Mismatch("worker processes", "none")
-    return found
-
-
-@points(2)
-@alone
-@look_at("gunicorn.conf.py", "workers")
-@by_hand(f"{A_WORKER}; kill -9 $pid; sleep 3; ls -d /proc/$pid; curl {URL}/whoami")
-def test_killed_worker(site):
-    """A killed worker is replaced
-
-    The kernel kills a process when memory runs out. The master makes a new one.
-    """
-    gunicorn = site.service("gunicorn")
-    before = workers(gunicorn)
-    killed = int(whoami(site)["pid"])
-    gunicorn.signal(signal.SIGKILL, [killed])
-    if not wait_for(lambda: len(set(gunicorn.workers()) - {killed}) >= len(before), 10):
-        raise Mismatch("a new worker within 10 s", "none")
-    serves(site, "after a worker was killed")
 
 
 @points(3)
