@@ -82,8 +82,8 @@ class RecordedTLSSocket(ssl.SSLSocket):
 
 
 def tls_context(authority: str | None = None) -> ssl.SSLContext:
-    """Make a context that trusts one authority's PEM file alone (none: the machine's own)."""
-    context = ssl.create_default_context(cafile=authority)
+    """Make a context that trusts one authority's PEM alone (none: the machine's own)."""
+    context = ssl.create_default_context(cadata=authority)
     context.sslsocket_class = RecordedTLSSocket
     return context
 

@@ -500,12 +500,14 @@ def do_read(message: Message) -> Reply:
         fd = os.open(message["path"], os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return {"data": None}
-    with os.fdopen(fd, "rb") as read:
+    try:
         seen = os.fstat(fd)
         if not stat.S_ISREG(seen.st_mode):
             return {"data": None}
-        read.seek(max(0, seen.st_size - message["limit"]))
-        return {"data": base64.b64encode(read.read(message["limit"])).decode()}
+        data = os.pread(fd, message["limit"], max(0, seen.st_size - message["limit"]))
+        return {"data": base64.b64encode(data).decode()}
+    finally:
+        os.close(fd)
 
 
 def do_write(message: Message) -> Reply:

@@ -30,6 +30,7 @@ class Lab:
         files: where each of the learner's files goes in the box.
         run: the services, in the order of their start.
         visit: where visitors knock: "host:port", or "unix:/path"; the first that listens.
+        certificates: whether the box has what certbot leaves on a server.
     """
 
     number: str
@@ -40,6 +41,7 @@ class Lab:
     files: dict[str, str]
     run: tuple[str, ...]
     visit: tuple[str, ...]
+    certificates: bool = False
 
     def learner_names(self, text: str) -> str:
         """Put the learner's own file names where a message has the box's paths."""
@@ -70,6 +72,7 @@ def load_lab(folder: Path) -> Lab:
             files=dict(told["files"]),
             run=tuple(services["run"]),
             visit=tuple(services["visit"]),
+            certificates=bool(services.get("certificates", False)),
         )
     except FileNotFoundError:
         raise UsageError(f"{folder} is not a lab folder: it has no lab.toml") from None

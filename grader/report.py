@@ -69,6 +69,9 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
         if rest:
             self.write_line(f"{rest}\n")
 
+    def summary_warnings(self) -> None:
+        """Print no warnings: they are about the checks, not about the learner's files."""
+
     def summary_failures(self) -> None:
         """Print nothing: the cards are there already."""
 

@@ -19,9 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -144,6 +142,7 @@ def etc_files() -> list[File]:
     users += "nobody:x:65534:65534::/nonexistent:/bin/false\n"
     texts = {
         "/etc/hosts": hosts,
+        "/etc/host.conf": "multi on\n",  # or a name of two lines in hosts has the first alone
         "/etc/hostname": "board\n",
         "/etc/resolv.conf": "nameserver 127.0.0.53\noptions timeout:1 attempts:1\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -158,7 +157,7 @@ def addresses() -> list[str]:
     """Lines for `ip -batch`: the visitors' nets and the server's own addresses, all on lo."""
     return [
         "link set lo up",
-        "addr add 203.0.113.0/24 dev lo",
+        "route add local 203.0.113.0/24 dev lo",
         f"addr add {SERVER_V4}/32 dev lo",
         "route add local 2001:db8::/32 dev lo",
         f"addr add {SERVER_V6}/128 dev lo nodad",
@@ -166,10 +165,15 @@ def addresses() -> list[str]:
 
 
 def bwrap_arguments() -> list[str]:
-    """The arguments of bubblewrap up to the command: what the box is, and what it sees."""
+    """The arguments of bubblewrap up to the command: what the box is, and what it sees.
+
+    Not `--die-with-parent`: killed while it starts, bubblewrap would leave a child that waits for
+    ever, and it would take the end of a *thread* for the end of its parent. The box ends when its
+    socket to the grader closes, at whatever moment that is.
+    """
     made = ["--unshare-user", "--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
     made += ["--unshare-cgroup-try", "--hostname", "board", "--uid", "0", "--gid", "0"]
-    made += ["--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    made += ["--as-pid-1", "--new-session", "--clearenv", "--cap-drop", "ALL"]
     for capability in CAPABILITIES:
         made += ["--cap-add", capability]
     made += ["--ro-bind", "/usr", "/usr"]
@@ -221,15 +225,6 @@ def two_users_allowed() -> bool:
         if not any(first <= NOBODY < first + size for first, size in ranges):
             return False
     return True
-
-
-@lru_cache
-def starter(_process: int) -> ThreadPoolExecutor:
-    """The thread that starts all boxes of this process.
-
-    A box dies with the *thread* that started it, so that one must last as long as the process.
-    """
-    return ThreadPoolExecutor(1, "boxes")
 
 
 class Box:
@@ -289,15 +284,15 @@ class Box:
         try:
             arguments = [find_program("bwrap"), *bwrap_arguments(), "--info-fd", str(info_write)]
             arguments += [*blocked, "--setenv", "PATH", search_path(), "--", python, *command]
-            started = starter(os.getpid()).submit(
-                subprocess.Popen,
+            self._bwrap = subprocess.Popen(
                 arguments,
-                pass_fds=[inside.fileno(), info_write, block_read],
+                # With its reading end too: it can tell who has gone away, and does not die of it,
+                # which would leave its child waiting.
+                pass_fds=[inside.fileno(), info_write, info_read, block_read],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             )
-            self._bwrap = started.result()
         except BaseException:
             os.close(info_read)
             os.close(block_write)
@@ -426,6 +421,7 @@ class Box:
         """End the box and everything in it; returns when all its processes are gone."""
         self._control.close()
         self._end()
+        self._said = self._said or ""
         if self._bwrap and self._bwrap.stderr:
             self._bwrap.stderr.close()
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import requests
 
-from grader.client import Exchange, RecordedSocket, Visitor
+from grader.client import Exchange, RecordedSocket, Visitor, tls_context
 from grader.errors import GraderError, StartFailed
 from grader.lab import Lab
 from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box, File
@@ -167,6 +167,7 @@ class Site:
         start: whether to start the services at once.
         env: more environment for the app's service.
         wall: the box's life in seconds; 0 for no end.
+        key_type: of the certificates' keys, where the lab has them: ECDSA or RSA.
 
     Raises:
         StartFailed: a service did not start.
@@ -181,6 +182,7 @@ class Site:
         start: bool = True,
         env: Mapping[str, str] | None = None,
         wall: float = 300.0,
+        key_type: str = "ECDSA",
     ) -> None:
         self.lab = lab
         self.files = list(files)
@@ -189,7 +191,14 @@ class Site:
         self.key = secrets.token_hex(24)
         self._lock = threading.Lock()
         self._front: tuple[str, int | str] | None = None
-        self.box = Box(self.files, wall=wall, limited=wall > 0)
+        self.root = ""  # the PEM of the authority that visitors trust
+        given: list[File] = []
+        if lab.certificates:
+            from grader.certificates import make_certificates  # slow to import
+
+            made = make_certificates(key_type)
+            self.root, given = made.root, made.files
+        self.box = Box([*given, *self.files], wall=wall, limited=wall > 0)
         app_env = {
             "BOARD_SECRET_KEY": self.key,
             "BOARD_DATABASE": "/var/lib/board/board.db",
@@ -357,6 +366,8 @@ class Site:
         if source == "":
             source = None if local else (VISITOR if family == 4 else VISITOR_V6)
         options.setdefault("host", ZONE)
+        if options.get("scheme") == "https":
+            options.setdefault("tls", tls_context(self.root or None))
         return Visitor(self.connect, self.record, source=source, **options)
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:

@@ -332,8 +332,8 @@ def test_secret_key_comes_from_the_environment(site: Site) -> None:
 @points(2)
 @look_at("wsgi.py", "BOARD_SECRET_KEY", "secret_key", "SECRET_KEY", "create_app(")
 @by_hand(
-    "env -u BOARD_SECRET_KEY flask --app wsgi run --port 5001; "
-    "BOARD_SECRET_KEY= flask --app wsgi run --port 5001"
+    "timeout 5 env -u BOARD_SECRET_KEY flask --app wsgi run --port 5001; "
+    "BOARD_SECRET_KEY= timeout 5 flask --app wsgi run --port 5001"
 )
 def test_no_start_without_secret_key(make_site: Callable[..., Site]) -> None:
     """Without a secret key it does not start

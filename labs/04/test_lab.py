@@ -237,7 +237,10 @@ def secrets_of(site):
     """Texts that only files outside the folder hold."""
     inside = [site.submitted("wsgi.py") or b"", site.submitted("gunicorn.conf.py") or b""]
     inside += [(APP / "board" / "__init__.py").read_bytes(), b"root:x:0:0"]
-    inside += [(APP / "static_secret.txt").read_bytes(), (APP / "static-private" / "key.txt").read_bytes()]
+    inside += [
+        (APP / "static_secret.txt").read_bytes(),
+        (APP / "static-private" / "key.txt").read_bytes(),
+    ]
     return [one.strip() for one in inside if one.strip()]
 
 
@@ -292,7 +295,9 @@ def test_private_files(site):
     for name in PRIVATE:
         reply = site.get(address(name))
         if reply.status_code not in REFUSED:
-            raise Mismatch(f"{address(name)}: 403 or 404", f"{address(name)}: status {reply.status_code}")
+            raise Mismatch(
+                f"{address(name)}: 403 or 404", f"{address(name)}: status {reply.status_code}"
+            )
 
 
 @points(2)

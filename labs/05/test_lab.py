@@ -14,7 +14,11 @@ BROWSER = (
     "Chrome/140.0.0.0 Safari/537.36"
 )
 AGENTS = ("curl/8.0", BROWSER)
-FEED = b"<?xml version='1.0'?>\n<feed>\n" + b"<entry>a notice on the board</entry>\n" * 60 + b"</feed>\n"
+FEED = (
+    b"<?xml version='1.0'?>\n<feed>\n"
+    + b"<entry>a notice on the board</entry>\n" * 60
+    + b"</feed>\n"
+)
 LONG = {"X-Long": "pinned to the board " * 100}  # makes /whoami more than 1 KB
 # What is asked for, and with which headers besides.
 TEXTS = (
@@ -330,8 +334,10 @@ def test_account_is_not_compressed(site):
 @alone
 @needs(test_text_is_compressed)
 @look_at("nginx.conf", "gzip_comp_level", "gzip ")
-@by_hand("time (for i in $(seq 200); do curl -s -H 'Accept-Encoding: gzip' "
-         "http://board.example/static/page.txt >/dev/null; done)")
+@by_hand(
+    "time (for i in $(seq 200); do curl -s -H 'Accept-Encoding: gzip' "
+    "http://board.example/static/page.txt >/dev/null; done)"
+)
 def test_level(site):
     """The level of compression is worth its CPU
 

@@ -1,0 +1,134 @@
+"""How long a normal visitor waits beside slow ones: Gunicorn alone, and Nginx in front of it.
+
+    .venv/bin/python tests/bench/slow_clients.py
+
+The slow clients come first: they send half a request's head, or the beginning of an upload, or ask
+for a page of 3 MB and do not read it; then they do nothing. Then normal visitors ask for /whoami,
+one after the other, each on a connection of its own. Measured is the time from the request to the
+end of the answer. Each line has a box of its own. Client and server share the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import statistics
+import subprocess
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.sandbox import find_program
+from grader.site import Site
+
+PATIENCE = 5.0  # seconds after which a visitor gives up
+VISITORS = 200
+ENOUGH = 3  # visitors who gave up: the others would too
+COUNTS = (50, 100)
+DOORS = {"Gunicorn alone": 8000, "Nginx + Gunicorn": 80}
+WHOAMI = b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n"
+SLOW = {
+    "slow headers": b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nX-Slow: ",
+    "slow uploads": b"POST /upload HTTP/1.1\r\nHost: board.example\r\n"
+    b"Content-Length: 100000\r\n\r\n" + b"x" * 1000,
+    "slow readers": b"GET /big?kb=3000 HTTP/1.1\r\nHost: board.example\r\n\r\n",
+}
+
+
+@dataclass
+class Waited:
+    """What the normal visitors met: seconds of those who were served, and how many gave up."""
+
+    served: list[float]
+    gave_up: int = 0
+
+    def median(self) -> float:
+        """The median of those who were served; `inf` when nobody was."""
+        return statistics.median(self.served) if self.served else float("inf")
+
+    def cell(self) -> str:
+        """Median and worst, in milliseconds, for the table."""
+        if self.gave_up:
+            return f"nobody in {PATIENCE:g} s" if not self.served else f"{self.gave_up} gave up"
+        return f"{self.median() * 1000:6.1f} / {max(self.served) * 1000:6.1f}"
+
+
+def open_site() -> Site:
+    """Start the solution of lab 03, its Gunicorn open to visitors, for once."""
+    lab = find_lab("03")
+    files = [
+        dataclasses.replace(one, data=one.data.replace(b"127.0.0.1:8000", b"0.0.0.0:8000"))
+        if one.path == lab.files["gunicorn.conf.py"]
+        else one
+        for one in read_submission(lab, SOLUTIONS / "03")
+    ]
+    return Site(lab, files)
+
+
+def ask(site: Site, port: int) -> float | None:
+    """Seconds that a normal visitor waits for /whoami; None when it gives up."""
+    with site.connect("203.0.113.200", port=port) as visitor:
+        visitor.settimeout(PATIENCE)
+        started = time.perf_counter()
+        visitor.sendall(WHOAMI)
+        received = b""
+        try:
+            while more := visitor.recv(65536):
+                received += more
+        except TimeoutError:
+            return None
+        assert received.startswith(b"HTTP/1.1 200 "), received[:100]
+        return time.perf_counter() - started
+
+
+def measure(port: int, kind: str = "", count: int = 0, visitors: int = VISITORS) -> Waited:
+    """Let slow clients in, then normal visitors; tell how long those waited."""
+    waited = Waited([])
+    with open_site() as site, ExitStack() as opened:
+        for _ in range(20):  # the first requests import and open what later ones need not
+            ask(site, port)
+        for number in range(count):
+            buffer = 4096 if kind == "slow readers" else None
+            slow = site.connect(f"203.0.113.{number + 10}", port=port, receive_buffer=buffer)
+            opened.enter_context(slow)
+            slow.sendall(SLOW[kind])
+            time.sleep(0.005)  # one after the other, so that all of Gunicorn's workers get some
+        if kind:
+            time.sleep(1)  # whatever they could set off is over
+        for _ in range(visitors):
+            seconds = ask(site, port)
+            if seconds is None:
+                waited.gave_up += 1
+                if waited.gave_up >= ENOUGH:
+                    break
+            else:
+                waited.served.append(seconds)
+    return waited
+
+
+def versions() -> str:
+    """What was measured, and on what."""
+    said = subprocess.run([find_program("nginx"), "-v"], capture_output=True, text=True).stderr
+    return (
+        f"nginx {said.strip().rpartition('/')[2]}, Gunicorn {version('gunicorn')} "
+        f"(gthread, 2 workers of 4 threads), Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    print(versions())
+    print(f"a normal visitor waits (ms, median / worst of {VISITORS}):\n")
+    print(f"{'beside':20}" + "".join(f"{name:>20}" for name in DOORS))
+    for kind, count in [("", 0), *((kind, count) for kind in SLOW for count in COUNTS)]:
+        cells = [measure(port, kind, count).cell() for port in DOORS.values()]
+        name = f"{count} {kind}" if kind else "nobody"
+        print(f"{name:20}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
