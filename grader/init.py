@@ -155,6 +155,16 @@ def copy_tree(source: str, target: str) -> None:
             os.utime(to, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
+def make_large(path: str, size: int) -> None:
+    """Make a file that is mostly holes; each MiB begins with its number (8 bytes, big endian)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    os.ftruncate(fd, size)
+    for at in range(0, size, 1 << 20):
+        os.pwrite(fd, struct.pack(">Q", at >> 20), at)
+    os.close(fd)
+    own(path)
+
+
 def set_kernel(settings: dict[str, str]) -> None:
     """Set what the kernel keeps for this box alone (names as sysctl's, with /)."""
     for name, value in settings.items():
@@ -193,6 +203,8 @@ def do_setup(message: Message) -> Reply:
         own(path)
     for source, target in message["copies"]:
         copy_tree(source, target)
+    for path, size in message["large"]:
+        make_large(path, size)
     for item in message["files"]:
         place(item["path"], base64.b64decode(item["data"]), item["mode"], item["root"])
     if trial and os.waitpid(trial, 0)[1]:

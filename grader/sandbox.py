@@ -45,6 +45,7 @@ PROCESS_LIMITS = {
 }
 MEMORY = 1536 * MIB  # of all processes together
 PROCESSES = 256  # in the whole box; NPROC counts threads, and each service's for themselves
+LARGE = 20 * MIB  # bytes of static/large.bin
 WALL = 300.0  # seconds
 CLOSE_SECONDS = 5.0  # for a box's processes to be gone
 MOST_DESCRIPTORS = 200  # in one message; the kernel's own limit is 253
@@ -261,6 +262,7 @@ class Box:
                 kernel_if_allowed=KERNEL_IF_ALLOWED,
                 addresses=addresses(),
                 folders=FOLDERS,
+                large=[["/srv/board/static/large.bin", LARGE]],
                 copies=[["/course/board", "/srv/board"]],
                 files=[one.packed() for one in [*etc_files(), *files]],
             )
