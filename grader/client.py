@@ -7,6 +7,7 @@ new connection and is recorded, byte for byte, for the failure card.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 import time
@@ -20,6 +21,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import SKIP_HEADER
 
 KEEP = 1 << 20  # bytes of an exchange that are recorded, each way
+MOST = 64 << 20  # bytes of one reply; an endless one would fill the grader's memory
 
 
 @dataclass
@@ -33,8 +35,21 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     sent: bytearray = field(default_factory=bytearray)
     received: bytearray = field(default_factory=bytearray)
+    size: int = 0  # of all that was received
     error: str = ""
     seconds: float = 0.0
+
+    def receive(self, data: memoryview) -> None:
+        """Record what came.
+
+        Raises:
+            OSError: it is more than any answer of the board's.
+        """
+        self.size += len(data)
+        if len(self.received) < KEEP:
+            self.received += data
+        if self.size > MOST:
+            raise OSError(errno.EMSGSIZE, f"an answer of more than {MOST >> 20} MiB")
 
     def status_line(self) -> str:
         """The first line of the reply, or what happened instead."""
@@ -57,8 +72,8 @@ class RecordedSocket(socket.socket):
     def recv_into(self, buffer: Any, *rest: Any) -> int:
         """Receive and record."""
         size = super().recv_into(buffer, *rest)
-        if self.exchange and len(self.exchange.received) < KEEP:
-            self.exchange.received += bytes(memoryview(buffer)[:size])
+        if self.exchange:
+            self.exchange.receive(memoryview(buffer)[:size])
         return size
 
 
@@ -76,8 +91,8 @@ class RecordedTLSSocket(ssl.SSLSocket):
     def recv_into(self, buffer: Any, *rest: Any) -> int:
         """Receive and record."""
         size = super().recv_into(buffer, *rest)
-        if self.exchange and len(self.exchange.received) < KEEP:
-            self.exchange.received += bytes(memoryview(buffer)[:size])
+        if self.exchange:
+            self.exchange.receive(memoryview(buffer)[:size])
         return size
 
 
@@ -261,9 +276,14 @@ class Visitor(requests.Session):
         )
         prepared.url = url + (path if path.startswith("/") else "/" + path)
         prepared.exact_target = path  # type: ignore[attr-defined]
-        return self.send(
-            prepared, timeout=timeout or self.timeout, allow_redirects=follow, **options
-        )
+        try:
+            return self.send(
+                prepared, timeout=timeout or self.timeout, allow_redirects=follow, **options
+            )
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # requests looks at each Location, followed or not
+            raise requests.exceptions.InvalidURL(f"a bad Location: {error}") from None
 
     def get(self, path: str, **options: Any) -> requests.Response:  # type: ignore[override]
         """GET a path."""

@@ -349,10 +349,15 @@ def owner(one: Process, found: dict[int, Process]) -> str | None:
     return None
 
 
+def alive(one: Process) -> bool:
+    """Tell whether a process is more than a zombie: its threads outlive the first one a while."""
+    return bool(one["state"] != "Z" or one["threads"] > 1)
+
+
 def do_processes(_message: Message) -> Reply:
     """List the processes, zombies left out."""
     reap()
-    return {"processes": [one for one in processes().values() if one["state"] != "Z"]}
+    return {"processes": [one for one in processes().values() if alive(one)]}
 
 
 def do_status(_message: Message) -> Reply:
@@ -389,9 +394,7 @@ def do_signal(message: Message) -> Reply:
             targets = [pid for pid in message["pids"] if pid in found]
         else:
             names = [message["service"], None] if number == signal.SIGKILL else [message["service"]]
-            targets = [
-                pid for pid, one in found.items() if one["state"] != "Z" and one["service"] in names
-            ]
+            targets = [pid for pid, one in found.items() if alive(one) and one["service"] in names]
         for pid in targets:
             send(pid, number)
         sent += targets

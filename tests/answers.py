@@ -79,6 +79,7 @@ MASKS = [
     (r"\b(pid:?) \d+", r"\1 <pid>"),
     (r"\[\d+\]", "[<pid>]"),
     (r"\b\d+\.\d+ s\b", "<seconds> s"),
+    (r"\bsession=[\w.-]+", "session=<random>"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
 ]
 

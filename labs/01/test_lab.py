@@ -298,9 +298,9 @@ def test_no_debugger(site: Site) -> None:
 @points(2)
 @look_at("wsgi.py", "secret_key", "SECRET_KEY", "urandom", "secrets.")
 @by_hand(
-    "curl -sc /tmp/jar -d name=ada -d password=pin-the-notice 127.0.0.1:5000/login; pkill flask; "
-    "BOARD_SECRET_KEY=other flask --app wsgi run & "
-    "sleep 2; curl -ib /tmp/jar 127.0.0.1:5000/account"
+    "for key in a b a; do BOARD_SECRET_KEY=$key flask --app wsgi run --port 5001 & sleep 2; "
+    "[ -e jar ] || curl -sc jar -d name=ada -d password=pin-the-notice 127.0.0.1:5001/login; "
+    "curl -b jar -w '%{http_code}\\n' 127.0.0.1:5001/account; kill $!; done   # 200, 303, 200"
 )
 def test_secret_key_comes_from_the_environment(site: Site) -> None:
     """The secret key comes from the environment
@@ -373,8 +373,8 @@ def test_no_start_without_secret_key(make_site: Callable[..., Site]) -> None:
 @look_at("wsgi.py", "BOARD_DATABASE", "DATABASE", "memory", "unlink", "remove", "create_app(")
 @by_hand(
     'curl -u ada:pin-the-notice --json \'{"title": "Kept?", "body": "?"}\' '
-    "127.0.0.1:5000/api/notices; pkill flask; BOARD_SECRET_KEY=x flask --app wsgi run & "
-    "sleep 2; curl 127.0.0.1:5000/api/notices"
+    "127.0.0.1:5000/api/notices; BOARD_SECRET_KEY=x flask --app wsgi run --port 5001 & "
+    "sleep 2; curl 127.0.0.1:5001/api/notices"
 )
 def test_notices_survive_a_restart(site: Site) -> None:
     """Notices survive a restart
@@ -399,8 +399,8 @@ def test_notices_survive_a_restart(site: Site) -> None:
 @points(2)
 @look_at("wsgi.py", "BOARD_DATABASE", "DATABASE", "create_app(")
 @by_hand(
-    "pkill flask; BOARD_SECRET_KEY=x BOARD_DATABASE=/tmp/other.db flask --app wsgi run & "
-    "sleep 2; curl 127.0.0.1:5000/healthz; ls -l /tmp/other.db"
+    "BOARD_SECRET_KEY=x BOARD_DATABASE=/tmp/other.db flask --app wsgi run --port 5001 & "
+    "sleep 2; curl 127.0.0.1:5001/healthz; ls -l /tmp/other.db"
 )
 def test_database_comes_from_the_environment(make_site: Callable[..., Site]) -> None:
     """The database is where the environment says

@@ -158,6 +158,9 @@ def test_host(site):
         url = whoami(site, host=host)["url"]
         if url != f"http://{host}/whoami":
             note = inherits_nothing(site, b"Host $") if host not in url else ""
+            if url == f"https://{host}/whoami":
+                blame(test_host, ("nginx.conf", "X-Forwarded-Proto"), ("wsgi.py", "x_proto"))
+                note = "The host is right; the scheme is not. This visitor came over http."
             raise Mismatch(f"url http://{host}/whoami", f"url {url}", note)
 
 
@@ -169,9 +172,15 @@ def test_port(site):
 
     The VM forwards port 8080 to 80: links without the port lead nowhere. `$host` leaves it out.
     """
-    url = whoami(site, host="board.example:8080")["url"]
-    if url != "http://board.example:8080/whoami":
-        raise Mismatch("url http://board.example:8080/whoami", f"url {url}")
+    told = whoami(site, host="board.example:8080")
+    if told["url"] != "http://board.example:8080/whoami":
+        note = ""
+        for name, option in (("X-Forwarded-Port", "x_port"), ("X-Forwarded-Host", "x_host")):
+            if name in reached_the_app(told):
+                blame(test_port, ("wsgi.py", option), ("nginx.conf", name), ("nginx.conf", "Host"))
+                note = f"This reached the app too: {name}: {reached_the_app(told)[name]}"
+                break
+        raise Mismatch("url http://board.example:8080/whoami", f"url {told['url']}", note)
 
 
 SPOOFED_ADDRESSES = (

@@ -5,46 +5,62 @@ import time
 import zlib
 
 from grader.checks import alone, by_hand, look_at, needs, points
+from grader.client import Exchange
 from grader.errors import Mismatch
 from grader.sandbox import APP, File
+from grader.site import VISITOR
 
-STATIC = APP / "static"
+STYLE = (APP / "static" / "style.css").read_bytes()
 BROWSER = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/140.0.0.0 Safari/537.36"
 )
-AGENTS = ("curl/8.0", BROWSER)
-FEED = (
-    b"<?xml version='1.0'?>\n<feed>\n"
-    + b"<entry>a notice on the board</entry>\n" * 60
-    + b"</feed>\n"
-)
+CURL = "curl/8.0"
+# The static folder has no XML, no HTML and only a small SVG. Each of these is over 1 KB.
+MADE = {
+    "page.html": b"<!doctype html>\n" + b"<p>a notice on the board</p>\n" * 60,
+    "plan.svg": b"<svg xmlns='http://www.w3.org/2000/svg'>"
+    + b"<path d='M0 0h9'/>" * 90
+    + b"</svg>",
+    "feed.xml": b"<?xml version='1.0'?>\n<feed>" + b"<entry>a notice</entry>\n" * 60 + b"</feed>",
+}
 LONG = {"X-Long": "pinned to the board " * 100}  # makes /whoami more than 1 KB
 # What is asked for, and with which headers besides.
 TEXTS = (
+    ("/static/page.html", {}),
     ("/static/style.css", {}),
     ("/static/app.js", {}),
     ("/static/data.json", {}),
-    ("/static/img/pin.svg", {}),
-    ("/static/notes.txt", {}),
+    ("/static/plan.svg", {}),
     ("/static/feed.xml", {}),
+    ("/static/notes.txt", {}),
     ("/big?kb=100", {}),
     ("/whoami", LONG),
 )
-PACKED = ("img/board.png", "img/board.webp", "fonts/board.woff2")
-LEVEL_REQUESTS = 200
-MOST_TIMES = 4  # the CPU of level 1; level 9 costs eight times as much
+# Their own time stamp in the header: nothing but these very files has these bytes.
+READY = {
+    name: gzip.compress(MADE["page.html"], 9, mtime=86_400) for name in ("ready.css", "ready.txt")
+}
+# For the "by hand" lines: the head of the reply to a client that accepts gzip.
+HEAD = "curl -s -D- -o /dev/null -H 'Accept-Encoding: gzip'"
+URL = "http://board.example"
 
 
 class Answer:
     """A reply with its body as it came over the wire."""
 
     def __init__(self, reply):
-        self.reply = reply
         self.status = reply.status_code
         self.headers = reply.headers
-        self.encoding = reply.headers.get("Content-Encoding", "")
+        self.type = reply.headers.get("Content-Type", "no Content-Type").partition(";")[0]
+        told = reply.headers.get("Content-Encoding", "")
+        self.encoding = "" if told == "identity" else told
         self.wire = reply.raw.read(decode_content=False)
+
+    @property
+    def form(self):
+        """The Content-Encoding, in words."""
+        return f"Content-Encoding: {self.encoding}" if self.encoding else "no Content-Encoding"
 
     @property
     def body(self):
@@ -54,18 +70,24 @@ class Answer:
         try:
             return gzip.decompress(self.wire)
         except (OSError, EOFError, zlib.error) as error:
-            raise Mismatch("bytes that gunzip", f"{self.encoding}: {error}") from None
+            raise Mismatch("bytes that gunzip", f"{self.form}, but: {error}") from None
 
 
 def ask(site, path, accept="gzip, deflate, br", headers=None, **options):
     """GET a path with an Accept-Encoding; None sends none."""
-    given = {"Accept-Encoding": accept, "User-Agent": AGENTS[0], **(headers or {})}
+    given = {"Accept-Encoding": accept, "User-Agent": CURL, **(headers or {})}
     return Answer(site.get(path, headers=given, stream=True, **options))
 
 
-def prepare(site):
-    """Put a feed into the static folder: the app has none of that type."""
-    site.box.write(File("/srv/board/static/feed.xml", FEED))
+def place(site, files):
+    """Put files into the static folder."""
+    site.box.write(*(File(f"/srv/board/static/{name}", data) for name, data in files.items()))
+
+
+def place_ready(site):
+    """Put files and their packed neighbours into the static folder."""
+    place(site, dict.fromkeys(READY, MADE["page.html"]))
+    place(site, {f"{name}.gz": data for name, data in READY.items()})
 
 
 def same(path, one, other):
@@ -75,36 +97,51 @@ def same(path, one, other):
 
 @points(2)
 @look_at("nginx.conf", "proxy_pass", "listen", "server")
+@by_hand(f"curl -i {URL}/whoami")
 def test_site_answers(site):
-    """The site answers, pages from the app and files from Nginx
+    """The site answers, with pages and with files
 
-    Compression changes how bytes travel, not what they are or where they come from.
+    Compression changes how bytes travel, not what they are.
     """
     assert (site.port_owner(80) or "nobody") == "nginx", "Nginx listens on port 80"
     reply = site.get("/whoami")
     assert reply.status_code == 200
     assert reply.json().get("instance") == site.instance, "the app itself must answer"
-    assert site.get("/static/style.css").content == (STATIC / "style.css").read_bytes()
+    reply = site.get("/static/style.css")
+    assert reply.status_code == 200
+    assert reply.content == STYLE, "style.css, byte for byte"
 
 
 @points(4)
-@look_at("nginx.conf", "gzip_types", "gzip_disable", "gzip ")
+@look_at("nginx.conf", "gzip_disable", "gzip_types", "gzip off", "gzip on")
+@by_hand(
+    "yes '<a/>' | head -999 >static/feed.xml; "
+    "for one in static/{style.css,app.js,data.json,img/pin.svg,feed.xml,notes.txt} big?kb=100; "
+    f"do echo $one; {HEAD} -A Mozilla/5.0 {URL}/$one | grep -i '^content-[te]'; done"
+)
 def test_text_is_compressed(site):
     """Text is compressed, from the disk and from the app
 
-    HTML, style sheets, scripts, JSON, SVG, XML and plain text shrink to a third or less. Debian's
-    Nginx does it for HTML alone.
+    HTML, style sheets, scripts, JSON, SVG, XML and plain text shrink to half their size or a tenth.
+    Debian's Nginx does it for HTML alone.
     """
-    prepare(site)
-    for path, headers in TEXTS:
-        for agent in AGENTS:
+    place(site, MADE)
+    # Packed first and plain after, then the other way round: what is kept must not get mixed up.
+    for agent, order in ((CURL, ("gzip", None, "gzip")), (BROWSER, (None, "gzip", None))):
+        for path, headers in TEXTS:
+            turn = f"{path}{'&' if '?' in path else '?'}turn={len(agent)}"
             given = {**headers, "User-Agent": agent}
-            packed = ask(site, path, headers=given)
-            plain = ask(site, path, accept=None, headers=given)
-            if packed.encoding != "gzip":
+            answers = [ask(site, turn, accept, given) for accept in order]
+            packed, plain = answers[order.index("gzip")], answers[order.index(None)]
+            if plain.encoding and packed.encoding:
+                continue  # another check's matter
+            if any(one.encoding != "gzip" for one in answers[order.index("gzip") :: 2]):
+                as_browser = " as a browser (User-Agent: Mozilla/5.0 …)" if agent == BROWSER else ""
                 raise Mismatch(
-                    f"{path} with Content-Encoding: gzip",
-                    f"{path} with {packed.encoding or 'no encoding'}, {packed.headers.get('Content-Type')}",
+                    f"Content-Encoding: gzip for {path}, asked{as_browser} with Accept-Encoding: "
+                    "gzip",
+                    packed.form,
+                    f"Its type is {packed.type}." if not as_browser else "curl gets it packed.",
                 )
             if not same(path, packed.body, plain.body):
                 raise Mismatch(f"{path}: the same bytes, once unpacked", "other bytes")
@@ -112,205 +149,277 @@ def test_text_is_compressed(site):
 
 @points(2)
 @look_at("nginx.conf", "gzip_types", "gzip_static")
-def test_packed_files_are_left_alone(site):
+@by_hand(
+    f"for one in img/board.png img/board.webp fonts/board.woff2; "
+    f"do {HEAD} {URL}/static/$one | grep -i '^content-[te]'; done"
+)
+def test_packed_files(site):
     """Pictures, fonts and archives are not compressed again
 
     They are compressed already. A second time costs CPU and wins nothing.
     """
-    site.box.write(
-        File("/srv/board/static/all.zip", b"PK\x03\x04" + bytes(2000)),
-        File("/srv/board/static/notes.tgz", gzip.compress(b"notice" * 5000, mtime=0)),
-    )
-    for name in (*PACKED, "all.zip", "notes.tgz"):
+    archives = {
+        "all.zip": b"PK\x03\x04" + bytes(2000),
+        "notes.tgz": gzip.compress(b"notice" * 500_000, mtime=0),
+    }
+    place(site, archives)
+    for name in ("img/board.png", "img/board.webp", "fonts/board.woff2", *archives):
         answer = ask(site, f"/static/{name}")
         assert answer.status == 200
         if answer.encoding:
-            raise Mismatch(f"{name} as it is", f"{name} with Content-Encoding: {answer.encoding}")
+            raise Mismatch(
+                f"no Content-Encoding for {name}", answer.form, f"Its type is {answer.type}."
+            )
 
 
 @points(2)
-@look_at("nginx.conf", "gzip_min_length", "gzip ")
+@look_at("nginx.conf", "gzip_min_length", "gzip on", "gzip_types")
+@by_hand(
+    "for n in 240 1100; do yes '<p>' | head -c $n >static/n.html; "
+    f"{HEAD} {URL}/static/n.html | grep -iE '^content-(l|e)'; done"
+)
 def test_small_replies(site):
-    """Replies under 256 bytes are left alone, replies over 1 KB are not
+    """Under 256 bytes nothing is compressed, over 1 KB text is
 
-    A small reply can even grow, and it fits in one packet anyway.
+    A small reply fits in one packet anyway, and packed it can even grow.
     """
-    site.box.write(
-        File("/srv/board/static/small.css", b"p { color: black }\n" * 13),
-        File("/srv/board/static/medium.css", b"p { color: black }\n" * 58),
-    )
-    for path in ("/static/small.css", "/healthz", "/static/motd"):
+    # HTML: the type that is always in `gzip_types`.
+    place(site, {"small.html": b"<p>\n" * 60, "medium.html": b"<p>\n" * 275})
+    for path in ("/static/small.html", "/echo/small", "/static/motd"):
         answer = ask(site, path)
         if answer.encoding:
-            raise Mismatch(f"{path} as it is", f"{path} with Content-Encoding: {answer.encoding}")
-    for path, headers in (("/static/medium.css", {}), ("/whoami", LONG)):
-        answer = ask(site, path, headers=headers)
-        if answer.encoding != "gzip":
-            raise Mismatch(f"{path}, over 1 KB, with Content-Encoding: gzip", "no encoding")
+            size = len(answer.body)
+            raise Mismatch(f"no Content-Encoding for {path}, a reply of {size} bytes", answer.form)
+    answer = ask(site, "/static/medium.html")
+    if answer.encoding != "gzip":
+        size = len(answer.wire)
+        raise Mismatch(
+            f"Content-Encoding: gzip for /static/medium.html, a reply of {size} bytes", answer.form
+        )
 
 
 UNWILLING = (None, "", "identity", "gzip;q=0", "gzip;q=0, identity", "deflate", "br")
 
 
 @points(2)
-@look_at("nginx.conf", "gunzip", "gzip_static", "Accept-Encoding", "gzip ")
-def test_who_does_not_accept_gzip(site):
+@look_at("nginx.conf", "gzip_static", "Accept-Encoding", "gzip on")
+@by_hand(
+    "gzip -k9 static/notes.txt; for q in identity 'gzip;q=0'; do "
+    "for one in static/notes.txt big?kb=100; do "
+    f'curl -s -D- -o /dev/null -H "Accept-Encoding: $q" {URL}/$one | grep -i ^content-; done; done'
+)
+def test_unwilling(site):
     """Who does not accept gzip gets plain bytes
 
     A small program that cannot unpack shows rubbish, or nothing.
     """
-    prepare(site)
-    for path, headers in TEXTS:
+    place(site, MADE)
+    place_ready(site)
+    for path, headers in (*TEXTS, *((f"/static/{name}", {}) for name in READY)):
         packed = ask(site, path, headers=headers)
         for accept in UNWILLING:
-            plain = ask(site, path, accept=accept, headers=headers)
+            plain = ask(site, path, accept, headers)
             if plain.encoding:
-                raise Mismatch(f"{path} without an encoding", f"Content-Encoding: {plain.encoding}")
+                asked = "no Accept-Encoding" if accept is None else f"Accept-Encoding: {accept}"
+                note = "Beside this file lies a packed one." if "/ready" in path else ""
+                raise Mismatch(f"plain bytes for {path}, asked with {asked}", plain.form, note)
             if not same(path, plain.wire, packed.body):
-                raise Mismatch(f"{path}: the same bytes", "other bytes")
+                raise Mismatch(f"{path}: the same bytes, packed or not", "other bytes")
 
 
 @points(3)
-@look_at("nginx.conf", "gzip_vary", "Vary", "gzip ")
+@look_at("nginx.conf", "gzip_vary", "Vary", "gzip_types", "gzip on")
+@by_hand(
+    f"for one in static/style.css big?kb=100; do {HEAD} {URL}/$one | grep -i ^vary; "
+    f"curl -s -D- -o /dev/null {URL}/$one | grep -i ^vary; done"
+)
 def test_vary(site):
     """Both forms say Vary: Accept-Encoding
 
     Without it a cache between the site and its visitors hands the packed form to someone who
     cannot unpack it.
     """
-    prepare(site)
-    for path, headers in TEXTS:
-        for accept in ("gzip", None):
-            answer = ask(site, path, accept=accept, headers=headers)
-            told = [one.strip().lower() for one in answer.headers.get("Vary", "").split(",")]
-            if "accept-encoding" not in told:
-                form = "packed" if accept else "plain"
+    place(site, MADE)
+    place_ready(site)
+    found = False
+    for path, headers in (*TEXTS, ("/", {}), *((f"/static/{name}", {}) for name in READY)):
+        packed = ask(site, path, "gzip", headers)
+        if not packed.encoding:
+            continue  # with one form there is nothing to vary
+        found = True
+        plain = ask(site, path, None, headers)
+        for form, answer in (("packed", packed), ("plain", plain)):
+            told = answer.headers.get("Vary", "")
+            names = {one.strip().lower() for one in told.split(",")}
+            if not names & {"accept-encoding", "*"}:
                 raise Mismatch(
-                    f"{path}, {form}: Vary: Accept-Encoding",
-                    f"{path}, {form}: {answer.headers.get('Vary') or 'no Vary'}",
+                    f"Vary: Accept-Encoding with the {form} form of {path}",
+                    f"Vary: {told}" if told else "no Vary",
                 )
+            if path == "/" and not names & {"accept-language", "*"}:
+                raise Mismatch("Vary: Accept-Language, which the app says for /", f"Vary: {told}")
+    if not found:
+        raise Mismatch("two forms, packed and plain", "nothing is ever packed")
 
 
 @points(2)
-@look_at("nginx.conf", "etag", "gzip ")
+@look_at("nginx.conf", "etag", "if_modified_since", "max_ranges", "gzip on")
+@by_hand(
+    f'tag=$({HEAD} {URL}/static/style.css | grep -ioP "^etag: \\K.*\\S"); '
+    f'{HEAD} -H "If-None-Match: $tag" {URL}/static/style.css; '
+    f"curl -s -D- -o /dev/null -r 10-99 {URL}/static/style.css"
+)
 def test_conditional_and_ranges(site):
     """Conditional requests still give 304, ranges are right
 
     A packed file is still the same file: a browser that has it need not fetch it again.
     """
-    path, whole = "/static/style.css", (STATIC / "style.css").read_bytes()
-    first = ask(site, path)
-    for header, value in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified")):
-        if value not in first.headers:
-            raise Mismatch(f"a packed file with {value}", f"no {value}")
-        answer = ask(site, path, headers={header: first.headers[value]})
-        if answer.status != 304:
-            raise Mismatch(f"304 for {header}: {first.headers[value]}", f"status {answer.status}")
+    path = "/static/style.css"
     for accept in ("gzip", None):
-        part = ask(site, path, accept=accept, headers={"Range": "bytes=10-99"})
-        source = ask(site, path, accept=accept).wire if part.encoding else whole
-        right = part.wire == source[10:100] if part.status == 206 else part.body == whole
-        if part.status not in (200, 206) or not right:
-            raise Mismatch("the bytes 10 to 99, or all of them", f"status {part.status}, others")
+        form = "packed" if accept else "plain"
+        first = ask(site, path, accept)
+        for header, value in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified")):
+            if value not in first.headers:
+                raise Mismatch(f"{value} with the {form} form of {path}", f"no {value}")
+            answer = ask(site, path, accept, {header: first.headers[value]})
+            if answer.status != 304:
+                raise Mismatch(f"status 304 for {header}, {form}", f"status {answer.status}")
+        for more in ({}, {"If-Range": first.headers["ETag"]}):
+            part = ask(site, path, accept, {"Range": "bytes=10-99", **more})
+            whole = first.wire if part.encoding else STYLE
+            right = part.wire == (whole[10:100] if part.status == 206 else whole)
+            if not right or part.status not in ((200, 206) if accept else (206,)):
+                raise Mismatch(
+                    "status 206 and the bytes 10 to 99" + (", or 200 and all" if accept else ""),
+                    f"status {part.status} and {len(part.wire)} bytes",
+                )
 
 
 @points(2)
-@look_at("nginx.conf", "gzip_proxied", "gzip ")
+@look_at("nginx.conf", "gzip_proxied", "gzip on", "gzip_types")
+@by_hand(
+    f"for one in static/style.css big?kb=100; do {HEAD} -H 'Via: 1.1 proxy.test' {URL}/$one; done"
+)
 def test_through_a_proxy(site):
     """Who comes through a proxy gets compressed pages too
 
     A company's proxy and every CDN adds `Via`. Nginx then packs nothing, unless told to.
     """
-    prepare(site)
+    place(site, MADE)
+    found = False
     for path, headers in TEXTS:
+        if ask(site, path, headers=headers).encoding != "gzip":
+            continue  # another check's matter
+        found = True
         answer = ask(site, path, headers={**headers, "Via": "1.1 proxy.test"})
         if answer.encoding != "gzip":
-            raise Mismatch(f"{path} with Content-Encoding: gzip", "no encoding")
+            raise Mismatch(
+                f"Content-Encoding: gzip for {path} with Via, too",
+                answer.form,
+                "Without Via it is packed.",
+            )
+    if not found:
+        raise Mismatch("something packed", "nothing is ever packed")
 
 
 @points(1)
-@look_at("nginx.conf", "gzip_http_version", "gzip_static")
-@by_hand("curl -0 -i -H 'Accept-Encoding: gzip' http://board.example/static/style.css")
+@look_at("nginx.conf", "gzip_http_version", "gzip_static", "gzip on")
+@by_hand(f"for one in static/style.css big?kb=100; do {HEAD} -0 {URL}/$one; done")
 def test_http_1_0(site):
     """An HTTP/1.0 client gets plain bytes
 
     Clients that old may say that they accept gzip and still not know where its bytes end.
     """
-    for path in ("/static/style.css", "/big?kb=100"):
+    place_ready(site)
+    for path in ("/static/style.css", "/big?kb=100", "/static/ready.css"):
+        site.record(Exchange("GET", f"{path} HTTP/1.0", VISITOR, f"{URL}{path}"))
         with site.connect() as one:
             head = f"GET {path} HTTP/1.0\r\nHost: board.example\r\nAccept-Encoding: gzip\r\n\r\n"
             one.sendall(head.encode())
             data = b""
             while more := one.recv(65536):
                 data += more
-        if b"content-encoding" in data.partition(b"\r\n\r\n")[0].lower():
-            raise Mismatch(f"{path} without an encoding", "Content-Encoding: gzip")
+        told = data.partition(b"\r\n\r\n")[0].lower()
+        if b" 200 " not in told.partition(b"\r\n")[0]:
+            raise Mismatch("status 200", data.partition(b"\r\n")[0].decode("latin-1"))
+        if b"content-encoding: gzip" in told:
+            raise Mismatch(f"no Content-Encoding for {path} by HTTP/1.0", "Content-Encoding: gzip")
 
 
 @points(2)
 @look_at("nginx.conf", "gzip_static", "location /static")
 @by_hand(
-    "gzip -k9 static/style.css; curl -i -H 'Accept-Encoding: gzip' "
-    "http://board.example/static/style.css | tail -c 20 | od -c"
+    f"gzip -k9 static/style.css; wc -c <static/style.css.gz; "
+    f"curl -s -H 'Accept-Encoding: gzip' {URL}/static/style.css | wc -c"
 )
 def test_prepared_files(site):
     """A file packed beforehand is sent as it lies there
 
     What never changes need not be packed for each visitor. One `gzip -k` at deploy is enough.
     """
-    # Its own time stamp in the header: nothing but this very file has these bytes.
-    ready = gzip.compress(FEED, 9, mtime=86_400)
-    site.box.write(
-        File("/srv/board/static/ready.xml", FEED), File("/srv/board/static/ready.xml.gz", ready)
-    )
-    packed = ask(site, "/static/ready.xml")
-    assert packed.encoding == "gzip", "the packed form is sent"
-    if packed.wire != ready:
-        raise Mismatch("the bytes of ready.xml.gz", "the file, packed anew")
-    assert ask(site, "/static/ready.xml", accept=None).wire == FEED, "the plain form too"
+    place_ready(site)
+    for name, ready in READY.items():
+        packed, plain = ask(site, f"/static/{name}"), ask(site, f"/static/{name}", None)
+        if packed.encoding != "gzip" or packed.wire != ready:
+            got = "the file, packed anew" if packed.encoding else "the file, not packed"
+            raise Mismatch(f"the bytes of {name}.gz for /static/{name}", got)
+        if packed.type != plain.type:
+            raise Mismatch(f"Content-Type: {plain.type}", f"Content-Type: {packed.type}")
+
+
+def event_times(site, accept):
+    """When each event of /stream came, as far as one can tell."""
+    reply = site.get("/stream", headers={"Accept-Encoding": accept}, stream=True)
+    unpack = zlib.decompressobj(31)
+    seen, times = b"", []
+    while len(times) < 5:
+        data = reply.raw.read1()
+        if not data:
+            break
+        seen += unpack.decompress(data) if reply.headers.get("Content-Encoding") else data
+        times += [time.monotonic()] * (seen.count(b"data: ") - len(times))
+    return times
 
 
 @points(2)
-@look_at("nginx.conf", "proxy_buffering", "/stream", "gzip")
-@by_hand("curl -N http://board.example/stream")
+@look_at("nginx.conf", "proxy_buffering", "location = /stream", "gzip on")
+@by_hand(f"curl -N -H 'Accept-Encoding: gzip' --compressed {URL}/stream")
 def test_stream(site):
     """A streamed page still streams
 
     A progress bar or a chat shows each event when it happens. Packed and held back, all of them
     come at the end.
     """
-    for accept in (None, "gzip"):
-        reply = site.get("/stream", headers={"Accept-Encoding": accept}, stream=True)
-        times = []
-        unpack = zlib.decompressobj(31)
-        seen = b""
-        while len(times) < 5:
-            data = reply.raw.read1() if hasattr(reply.raw, "read1") else reply.raw.read(1)
-            if not data:
-                break
-            seen += unpack.decompress(data) if reply.headers.get("Content-Encoding") else data
-            times += [time.monotonic()] * (seen.count(b"data: ") - len(times))
-        if len(times) != 5:
-            raise Mismatch("five events", f"{len(times)} events")
-        if times[-1] - times[0] < 0.4:
-            raise Mismatch("five events, 0.2 s apart", "all five at once")
+    for _ in range(3):  # a grader that was held up itself sees events together that were not
+        told = site.together([lambda one=one: event_times(site, one) for one in (None, "gzip")])
+        for one in told:
+            if one.error:
+                raise one.error
+            if len(one.value) != 5:
+                raise Mismatch("five events", f"{len(one.value)} events")
+        if all(one.value[-1] - one.value[0] > 0.4 for one in told):
+            return
+    raise Mismatch("five events, 0.2 s apart", "all five at once")
 
 
 ACCOUNTS = (
-    "/account?note=%s",
-    "//account?note=%s",
-    "/%%61ccount?note=%s",
-    "/./account?note=%s",
-    "/static/../account?note=%s",
-    "/acc%%6Funt?note=%s",
-    "/account?x=/static/&note=%s",
+    "/account",
+    "/%61ccount",
+    "/acc%6Funt",
+    "//account",
+    "/./account",
+    "/static/../account",
+    "http://board.example/account",
 )
 
 
 @points(3)
-@look_at("nginx.conf", "/account", "gzip off", "location / ")
-@by_hand("curl -si -H 'Accept-Encoding: gzip' http://board.example/account (after a login)")
-def test_account_is_not_compressed(site):
+@look_at("nginx.conf", "request_uri", "/account", "gzip off", "location / ")
+@by_hand(
+    f"curl -s -o /dev/null -c /tmp/jar -d 'name=ada&password=pin-the-notice' {URL}/login; "
+    f"for one in account %61ccount; do {HEAD} -b /tmp/jar {URL}/$one; done"
+)
+def test_account(site):
     """The page with a secret beside your input is not compressed
 
     Where a page repeats what a visitor sent, beside a secret, its packed length tells whether the
@@ -319,49 +428,65 @@ def test_account_is_not_compressed(site):
     visitor = site.visitor()
     visitor.post("/login", data={"name": "ada", "password": "pin-the-notice"})
     for form in ACCOUNTS:
-        path = form % ("token" * 300)
-        reply = visitor.get(path, headers={"Accept-Encoding": "gzip"})
-        if reply.status_code == 200 and reply.headers.get("Content-Encoding"):
-            raise Mismatch(
-                f"{form.partition('?')[0].replace('%%', '%')} without an encoding",
-                f"Content-Encoding: {reply.headers['Content-Encoding']}",
+        path = f"{form}?note=token"
+        reply = visitor.get(path, headers={"Accept-Encoding": "gzip"}, stream=True)
+        answer = Answer(reply)
+        if form == "/account":
+            assert answer.status == 200, "the account page, after the login"
+        if answer.status == 200 and answer.encoding:
+            note = (
+                "" if form == "/account" else "The same page, written otherwise: /account is plain."
             )
-    reply = visitor.get("/account?note=hello", headers={"Accept-Encoding": "gzip"})
-    assert reply.status_code == 200, "the account page, after the login"
+            raise Mismatch(f"no Content-Encoding for {form}", answer.form, note)
+
+
+PAGES = 100
+MOST_TIMES = 10
+# Nginx itself at level 1, as the measure: the same program and library, on the same machine.
+MEASURE = (
+    b"server { listen 8081; root /srv/board/static; gzip on; gzip_types *; gzip_comp_level 1; }"
+)
 
 
 @points(3)
 @alone
 @needs(test_text_is_compressed)
-@look_at("nginx.conf", "gzip_comp_level", "gzip ")
+@look_at("nginx.conf", "gzip_comp_level", "compress", "gzip on")
 @by_hand(
-    "time (for i in $(seq 200); do curl -s -H 'Accept-Encoding: gzip' "
-    "http://board.example/static/page.txt >/dev/null; done)"
+    "curl -s 'http://board.example/big?kb=100' >static/page.txt; for i in $(seq 100); do "
+    f"curl -s -o /dev/null -H 'Accept-Encoding: gzip' {URL}/static/page.txt; done; "
+    "cat /proc/[0-9]*/stat | grep '(nginx)' | cut -d' ' -f14  # hundredths of a second"
 )
-def test_level(site):
+def test_level(make_site):
     """The level of compression is worth its CPU
 
-    Level 9 costs eight times the CPU of level 1, and makes the page hardly smaller than level 5.
+    The highest level costs many times the CPU of the lowest, and makes the page hardly smaller
+    than a level in the middle.
     """
-    page = site.get("/big?kb=100").content
-    site.box.write(File("/srv/board/static/page.txt", page))
-    answer = ask(site, "/static/page.txt")
-    least = len(gzip.compress(page, 1))
-    if answer.encoding != "gzip" or len(answer.wire) > least * 1.05:
-        raise Mismatch(f"at most the {least} bytes of level 1", f"{len(answer.wire)} bytes")
+    site = make_site(start=False)
+    site.box.write(File("/etc/nginx/conf.d/measure.conf", MEASURE))
+    site.start()
+    page = site.get("/big?kb=100", headers={"Accept-Encoding": None}).content
+    place(site, {"page.txt": page})
 
-    def used():
-        return sum(one["cpu"] for one in site.service("nginx").processes())
+    def cost(path, accept="gzip", **options):
+        before = sum(one["cpu"] for one in site.processes())
+        for _ in range(PAGES):
+            ask(site, path, accept, **options)
+        return sum(one["cpu"] for one in site.processes()) - before
 
-    started = time.process_time()
-    for _ in range(LEVEL_REQUESTS):
-        gzip.compress(page, 1)
-    level_1 = time.process_time() - started
-    before = used()
-    for _ in range(LEVEL_REQUESTS):
-        ask(site, "/static/page.txt")
-    times = (used() - before) / level_1
-    if times > MOST_TIMES:
-        raise Mismatch(
-            f"at most {MOST_TIMES} times the CPU of level 1", f"{times:.0f} times", "Try level 5."
-        )
+    least = len(ask(site, "/page.txt", port=8081).wire)
+    for path in ("/static/page.txt", "/big?kb=100"):
+        size = len(ask(site, path, "gzip").wire)
+        if size > least * 1.05:
+            raise Mismatch(f"at most the {least} bytes of level 1 for {path}", f"{size} bytes")
+    level_1 = sum(cost("/page.txt", port=8081) for _ in range(3)) / 3
+    for path, making in (("/static/page.txt", 0), ("/big?kb=100", cost("/big?kb=100", None))):
+        times = (cost(path) - making) / level_1
+        if times > MOST_TIMES:
+            raise Mismatch(
+                f"at most {MOST_TIMES} times the CPU of level 1 for {path}: "
+                f"{level_1 * MOST_TIMES:.2f} s for {PAGES} of them",
+                f"{times * level_1:.2f} s",
+                "Levels 4 to 6 are a good bargain.",
+            )

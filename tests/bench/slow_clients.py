@@ -6,6 +6,8 @@ The slow clients come first: they send half a request's head, or the beginning o
 for a page of 3 MB and do not read it; then they do nothing. Then normal visitors ask for /whoami,
 one after the other, each on a connection of its own. Measured is the time from the request to the
 end of the answer. Each line has a box of its own. Client and server share the machine.
+
+The last line is another question: does Nginx make a page faster that the app has to compute?
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from grader.site import Site
 PATIENCE = 5.0  # seconds after which a visitor gives up
 VISITORS = 200
 ENOUGH = 3  # visitors who gave up: the others would too
+BURN_MS, BURNS, AT_ONCE = 20, 160, 8
 COUNTS = (50, 100)
 DOORS = {"Gunicorn alone": 8000, "Nginx + Gunicorn": 80}
 WHOAMI = b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n"
@@ -52,7 +55,8 @@ class Waited:
     def cell(self) -> str:
         """Median and worst, in milliseconds, for the table."""
         if self.gave_up:
-            return f"nobody in {PATIENCE:g} s" if not self.served else f"{self.gave_up} gave up"
+            served = len(self.served)
+            return f"{served} in {PATIENCE:g} s" if served else f"nobody in {PATIENCE:g} s"
         return f"{self.median() * 1000:6.1f} / {max(self.served) * 1000:6.1f}"
 
 
@@ -109,6 +113,19 @@ def measure(port: int, kind: str = "", count: int = 0, visitors: int = VISITORS)
     return waited
 
 
+def computed(port: int) -> float:
+    """Pages a second, of a page that computes for BURN_MS, with AT_ONCE visitors at once."""
+    page = f"/burn?ms={BURN_MS}"
+    with open_site() as site:
+
+        def some() -> None:
+            for _ in range(BURNS // AT_ONCE):
+                assert site.get(page, port=port, timeout=60).status_code == 200
+
+        site.together([some] * 2)
+        return BURNS / max(one.seconds for one in site.together([some] * AT_ONCE))
+
+
 def versions() -> str:
     """What was measured, and on what."""
     said = subprocess.run([find_program("nginx"), "-v"], capture_output=True, text=True).stderr
@@ -128,6 +145,9 @@ def main() -> None:
         cells = [measure(port, kind, count).cell() for port in DOORS.values()]
         name = f"{count} {kind}" if kind else "nobody"
         print(f"{name:20}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+    rates = [statistics.median(computed(port) for _ in range(3)) for port in DOORS.values()]
+    print(f"\npages a second that compute for {BURN_MS} ms, {AT_ONCE} visitors, median of 3 runs:")
+    print(" " * 20 + "".join(f"{rate:>20.0f}" for rate in rates))
 
 
 if __name__ == "__main__":

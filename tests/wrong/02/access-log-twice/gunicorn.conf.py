@@ -22,7 +22,7 @@ max_requests_jitter = 100
 # Who may say for whom a request comes, and over what: Nginx, on this machine.
 forwarded_allow_ips = "127.0.0.1,::1"
 
-access_log_format = '%(h)s "%(r)s" %(s)s %(b)s %(M)sms'
+access_log_format = '%(h)s "%(r)s" %(s)s %(b)s %(L)s s'
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,

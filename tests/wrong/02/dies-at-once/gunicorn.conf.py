@@ -15,11 +15,13 @@ timeout = 3
 # A stop or a reload waits this long for requests that are under way.
 graceful_timeout = 30
 
+
 def post_worker_init(worker):
     """Let go at once when the master says so."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
 
 # A slow leak of memory ends with its worker. The jitter keeps workers from ending together.
 max_requests = 400

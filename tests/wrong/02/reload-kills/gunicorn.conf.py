@@ -15,11 +15,13 @@ timeout = 3
 # A stop or a reload waits this long for requests that are under way.
 graceful_timeout = 30
 
+
 def on_reload(server):
     """Make sure that nothing of the old version goes on."""
     import signal
 
     server.kill_workers(signal.SIGKILL)
+
 
 # A slow leak of memory ends with its worker. The jitter keeps workers from ending together.
 max_requests = 400

@@ -1,0 +1,22 @@
+"""Gunicorn for the board: `gunicorn --config gunicorn.conf.py wsgi:app`."""
+
+# Only this machine: Nginx will stand in front, and nobody should come past it.
+bind = "127.0.0.1:8000"
+
+workers = 5
+threads = 4
+
+timeout = 5
+
+# A stop or a reload waits this long for requests that are under way.
+graceful_timeout = 30
+
+max_requests = 2500
+max_requests_jitter = 400
+
+# Who may say for whom a request comes, and over what: Nginx, on this machine.
+forwarded_allow_ips = "127.0.0.1,::1"
+
+# One line per request, to standard output: systemd keeps it. %(M)s is the time in milliseconds.
+accesslog = "-"
+access_log_format = '%(h)s "%(r)s" %(s)s %(b)s %(M)sms'

@@ -1,0 +1,19 @@
+"""What Gunicorn serves: the board, told that one proxy stands in front of it."""
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from board import create_app
+
+app = create_app()
+
+
+@app.after_request
+def stream_at_once(response):
+    """Tell Nginx not to hold back what is sent piece by piece."""
+    if response.is_streamed:
+        response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+# One proxy: of each header the last value is the one that Nginx wrote.
+app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)
