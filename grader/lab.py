@@ -118,7 +118,11 @@ def read_file(folder: Path, name: str) -> bytes:
         return StartFailed("", wanted, got, Place(name), note)
 
     root = folder.resolve()
-    if not (root / name).resolve().is_relative_to(root):
+    try:
+        real = (root / name).resolve()
+    except RuntimeError:
+        raise refuse("a link that leads to itself") from None
+    if not real.is_relative_to(root):
         raise refuse(
             "a link that leads out of the folder", "Put the file itself there: copy it in."
         )
@@ -130,10 +134,11 @@ def read_file(folder: Path, name: str) -> bytes:
         ) from None
     except OSError as error:
         raise refuse(error.strerror or str(error)) from None
+    seen = os.fstat(fd)
+    if not stat.S_ISREG(seen.st_mode):
+        os.close(fd)
+        raise refuse("something that is not a file")
     with os.fdopen(fd, "rb") as source:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise refuse("something that is not a file")
         if seen.st_size > LARGEST:
             raise refuse(
                 f"a file of {seen.st_size:,} bytes", f"More than {LARGEST:,} is a mistake."

@@ -435,7 +435,7 @@ def test_odd_names_of_sockets_and_processes_are_harmless(box: Box) -> None:
             "import os, socket, time\n"
             "open('/proc/self/comm', 'w').write('a) R 1 1 1\\n(\\x1b')\n"
             "made = []\n"
-            "for name in (b'/tmp/a\\nb: 1 2 3', b'/tmp/\\xff\\xfe', b'/tmp/\\n0: 2 0 10000 1',"
+            "for name in (b'/tmp/a\\nb: 1 2 3', b'/tmp/\\xff\\xfe', b'/tmp/\\n0 2 0 10000 1 1 x y',"
             " b'\\0\\n\\n'):\n"
             "    one = socket.socket(socket.AF_UNIX)\n"
             "    one.bind(name)\n"

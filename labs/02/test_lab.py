@@ -1,5 +1,6 @@
 """Lab 02, Gunicorn: the checks. README.md says what each one asks for."""
 
+import contextlib
 import json
 import re
 import select
@@ -58,7 +59,7 @@ def test_site_answers(site):
 
 @points(3)
 @look_at("gunicorn.conf.py", "bind")
-@by_hand("ss -ltnx (gunicorn.ctl is Gunicorn's own)")
+@by_hand("ss -ltnx")
 def test_listens_nowhere_else(site):
     """It listens on no other address
 
@@ -86,7 +87,11 @@ def test_eight_at_once(site):
             raise Mismatch("8 answers with status 200", f"status {one.value.status_code}")
     slowest = max(one.seconds for one in done)
     if slowest > 3:
-        raise Mismatch("the last of 8 answers within 3 s", f"it came after {slowest:.1f} s")
+        raise Mismatch(
+            "the last of 8 answers within 3 s",
+            f"it came after {slowest:.1f} s",
+            "They came one after the other, or in rounds: there are too few places.",
+        )
 
 
 @points(2)
@@ -263,16 +268,17 @@ def test_frozen_worker(site):
         slow.settimeout(15)
         slow.sendall(b"GET /slow?seconds=3 HTTP/1.0\r\nHost: board.example\r\n\r\n")
         while not replaced and time.monotonic() < end:
-            serves(site, "while one worker is frozen", 15)
-            now = gunicorn.workers()
-            served = served or frozen in now
-            replaced = frozen not in now and len(now) >= len(before)
+            with contextlib.suppress(requests.RequestException):
+                whoami(site, timeout=15)
+                served = served or frozen in gunicorn.workers()
             if not served:
                 raise Mismatch(
                     "an answer while one worker is frozen",
-                    "none before it was replaced",
+                    "none",
                     "With one worker process nobody is left to serve.",
                 )
+            now = gunicorn.workers()
+            replaced = frozen not in now and len(now) >= len(before)
         answer = first_line(slow)
     if "200" not in answer:
         raise Mismatch(
@@ -291,7 +297,9 @@ def test_frozen_worker(site):
 
 @points(3)
 @alone
-@look_at("gunicorn.conf.py", "graceful_timeout", "timeout", "workers")
+@look_at("gunicorn.conf.py", "graceful_timeout", "timeout")
+@look_at("wsgi.py", "signal.signal")
+@look_at("gunicorn.conf.py", "on_reload", "post_worker_init")
 @by_hand(f"{A_WORKER}; curl -i '{URL}/slow?seconds=2' & sleep 1; kill -HUP {MASTER}; wait")
 def test_reload(site):
     """A reload under load loses no request
@@ -312,21 +320,20 @@ def test_reload(site):
             many = len(results)
             wait_for(lambda: len(results) > many + 10, 10)
         answer = first_line(slow)
+    site.exchanges.clear()  # of so many requests none is the one that failed
     status = gunicorn.end()[0]
     if status is not None:
         said = [line for line in gunicorn.log().splitlines() if "error" in line.lower()]
-        raise Mismatch(
-            "Gunicorn goes on", "\n".join([f"it ended with status {status}", *said[-1:]])
-        )
+        got = "\n".join([f"it ended with status {status}", *said[-1:]])
+        raise Mismatch("Gunicorn goes on", got)
     if "200" not in answer:
-        site.exchanges.clear()  # of the others; this one is not among them
         raise Mismatch("the 2-second request in flight gets its answer", answer)
     if not gone:
         raise Mismatch("new workers in the place of all old ones", "old ones are still there")
     lost = [one for one in results if one.error or one.value != 200]
     if lost:
         what = str(lost[0].error or f"status {lost[0].value}")
-        raise Mismatch("every request answered", f"some lost, the first one: {what}")
+        raise Mismatch("an answer to every request", f"{what}, for {len(lost)} of {len(results)}")
 
 
 def first_line(connection):
@@ -341,6 +348,8 @@ def first_line(connection):
 @points(3)
 @alone
 @look_at("gunicorn.conf.py", "graceful_timeout", "timeout")
+@look_at("wsgi.py", "signal.signal")
+@look_at("gunicorn.conf.py", "post_worker_init")
 @by_hand(f"{A_WORKER}; curl -i '{URL}/slow?seconds=3' & sleep 1; kill -TERM {MASTER}; wait")
 def test_stop(site):
     """A stop lets a request in flight finish

@@ -4,7 +4,7 @@ import gzip
 import os
 import re
 import ssl
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 
@@ -96,6 +96,15 @@ def whoami(site, **options):
         return dict(reply.json())
     except (TypeError, ValueError):
         raise Mismatch("the app's JSON", f"something else: {reply.text[:60]!r}") from None
+
+
+def served_over_tls(site, name):
+    """Tell whether a name gets any TLS at all; that it should is one check's matter."""
+    try:
+        handshake(site, context(), name).close()
+    except OSError:
+        return False
+    return True
 
 
 def location(reply):
@@ -200,7 +209,7 @@ def test_site_answers(site):
 @look_at("nginx.conf", "ssl_certificate ", "443", "listen")
 @by_hand(
     "t=$(openssl s_client -connect board.example:443 </dev/null 2>/dev/null); "
-    "echo \"$t\" | grep ' [si]:'; echo \"$t\" | openssl x509 -noout -dates -ext subjectAltName"
+    'echo "$t" | grep " [si]:"; echo "$t" | openssl x509 -noout -dates -ext subjectAltName'
 )
 def test_certificate(site):
     """It serves a chain that verifies, for both names
@@ -213,7 +222,7 @@ def test_certificate(site):
 
 @points(1)
 @needs(test_certificate)
-@look_at("nginx.conf", "[::]", "443")
+@look_at("nginx.conf", "[::]:443", "443")
 @by_hand("for p in http https; do curl -6 -sik $p://board.example/whoami | head -1; done")
 def test_ipv6(site):
     """The same on IPv6, on both ports
@@ -256,13 +265,14 @@ def test_versions(site):
             raise Mismatch(
                 f"{name} is refused",
                 f"the server agrees to it, with {name_of(agreed[1])}",
-                "Before 1.29.2, the versions are those of the default server of the port.",
+                "Up to nginx 1.29.1 the default server of the port decides. Without ssl_protocols "
+                "it has those of /etc/nginx/nginx.conf.",
             )
 
 
 @points(2)
 @alone
-@look_at("nginx.conf", "ssl_ciphers", "443")
+@look_at("nginx.conf", "ssl_ciphers", "ssl_certificate ", "443")
 @by_hand(
     "openssl ciphers -v 'HIGH:!aNULL:!MD5' | grep -E 'Kx=RSA |Au=None|Enc=(None|3DES|RC4)'"
     "  # with your ssl_ciphers; this is nginx's default"
@@ -277,10 +287,11 @@ def test_ciphers(make_site):
     for kind, suites in WEAK.items():
         agreed = offer(site, (3, 3), suites)
         if agreed:
+            note = "Asked of a server with an RSA key. Nginx's own HIGH:!aNULL:!MD5 has static RSA."
             raise Mismatch(
                 f"{kind} is refused",
                 f"the server agrees to {name_of(agreed[1])}",
-                "Asked with an RSA key on the server: there static RSA shows.",
+                note if kind == "static RSA" else "",
             )
     agreed = offer(site, (3, 3), SOUND)
     if agreed and agreed[2]:
@@ -288,7 +299,7 @@ def test_ciphers(make_site):
 
 
 @points(2)
-@look_at("nginx.conf", "http2", "443")
+@look_at("nginx.conf", "http2", "443 ssl;", "443")
 @by_hand("for v in 2 1.1; do curl -sik --http$v https://board.example/whoami | head -1; done")
 def test_http2(site):
     """HTTP/2 by ALPN, and still HTTP/1.1
@@ -343,10 +354,15 @@ def http2_status(connection):
 def test_resumption(site):
     """Who comes again need not shake hands anew
 
-    The signature of a full handshake is the dear part of TLS. A resumed session does without.
+    A resumed handshake needs no certificate and no signature. In TLS 1.2 it also saves a trip there
+    and back, which is what a visitor far away waits for.
     """
     for version, name in ((TLS_1_2, "TLS 1.2"), (TLS_1_3, "TLS 1.3")):
         session, client = None, context(version, version)
+        try:
+            handshake(site, client).close()
+        except OSError:
+            continue  # whether the version works is another check's matter
         for visit in range(VISITS):
             with handshake(site, client, session=session) as made:
                 made.sendall(REQUEST)
@@ -356,8 +372,8 @@ def test_resumption(site):
                     raise Mismatch(
                         f"{name}: the session is resumed",
                         f"a full handshake at visit {visit + 1}",
-                        "A session is looked up before the name: in the default server of the "
-                        "port, if there is one.",
+                        "It is looked up before the name is known: what the default server of "
+                        "the port says about tickets and caches counts.",
                     )
                 session = made.session
 
@@ -373,8 +389,8 @@ def test_redirect(site):
     for name in NAMES:
         targets = {f"https://{one}" for one in (name, "board.example")}
         for path in (
-            *("/", "/whoami", "/notices/1?a=1&b=%2F", "/echo/a%2Fb//c?x=1&x=2"),
-            *("/static/style.css", "/login", "/%0d%0aX-Injected:%20yes"),
+            *("/", "/%0d%0aX-Injected:%20yes", "/notices/1?a=1&b=%2F", "/echo/a%2Fb//c?x=1&x=2"),
+            *("/static/style.css", "/login", "/whoami"),
         ):
             reply = site.get(path, host=name)
             if "X-Injected" in reply.headers:
@@ -386,12 +402,24 @@ def test_redirect(site):
             if reply.status_code not in FOR_GOOD:
                 raise Mismatch("status 301 or 308", f"status {reply.status_code}")
             if location(reply) not in {f"{one}{path}" for one in targets}:
-                raise Mismatch(f"Location: https://{name}{path}", f"Location: {location(reply)}")
+                decoded = unquote(location(reply)) == unquote(f"https://{name}{path}")
+                raise Mismatch(
+                    f"Location: https://{name}{path}",
+                    f"Location: {location(reply)}",
+                    "`rewrite` and $uri decode the path, `return` and $request_uri leave it."
+                    if decoded
+                    else "",
+                )
 
 
 @points(2)
 @needs(test_redirect)
-@look_at("nginx.conf", "$http_host", "return 30", "server_name")
+@look_at("nginx.conf", "https://$http_host", "return 30", "rewrite", "server_name")
+@by_hand(
+    "for h in evil.test board.example:80; do for t in / http://board.example/; do "
+    'curl -si --request-target $t -H "Host: $h" http://board.example | '
+    "grep -ie ^HTTP -ie ^location; done; done"
+)
 def test_redirect_host(site):
     """It never redirects to a host that the visitor made up
 
@@ -448,25 +476,19 @@ def test_acme_challenge(site):
 
 @points(3)
 @look_at("nginx.conf", "Strict-Transport-Security", "add_header", "443")
+@by_hand(
+    "for p in / /static/style.css /no/such/page /crash; do "
+    "echo $p: $(curl -sik https://board.example$p | grep -i ^strict); done; "
+    "curl -si http://board.example | grep -i ^strict"
+)
 def test_hsts(site):
     """Every reply over TLS says that https is to stay
 
     After that a browser does not ask over http again, so nobody can catch the first request. Errors
     and files have to say it too: any of them may be a visitor's first.
     """
-    asked = [("GET", path, "board.example") for path in HSTS_PATHS]
-    asked += [("HEAD", "/stream", "board.example"), ("POST", "/static/style.css", "board.example")]
-    for method, path, host in [*asked, ("GET", "/", "www.board.example")]:
-        reply = site.request(method, path, host=host, scheme="https", tls=context())
-        told = reply.headers.get("Strict-Transport-Security", "")
-        age = re.search(r"(?i)max-age\s*=\s*\"?(\d+)", told)
-        if not age or int(age[1]) < HALF_A_YEAR:
-            raise Mismatch(
-                f"Strict-Transport-Security with a max-age of {HALF_A_YEAR} or more",
-                f"status {reply.status_code}, "
-                + (f"Strict-Transport-Security: {told}" if told else "and no such header"),
-            )
-    for path in ("/", f"{CHALLENGES}/none"):
+    site.box.write(File(f"/var/www/letsencrypt{CHALLENGES}/try", b"yes"))
+    for path in ("/", "/static/style.css", f"{CHALLENGES}/try"):
         told = site.get(path).headers.get("Strict-Transport-Security")
         if told:
             raise Mismatch(
@@ -474,6 +496,29 @@ def test_hsts(site):
                 f"Strict-Transport-Security: {told}",
                 "Browsers ignore it there (RFC 6797, section 7.2): a server must not send it.",
             )
+    asked = [("GET", path, "board.example") for path in HSTS_PATHS]
+    asked += [("HEAD", "/stream", "board.example"), ("POST", "/static/style.css", "board.example")]
+    if served_over_tls(site, "www.board.example"):
+        asked.append(("GET", "/", "www.board.example"))
+    seen = False
+    for method, path, host in asked:
+        reply = site.request(method, path, host=host, scheme="https", tls=context())
+        told = reply.headers.get("Strict-Transport-Security", "")
+        age = re.search(r"(?i)max-age\s*=\s*\"?(\d+)", told)
+        if age and int(age[1]) >= HALF_A_YEAR:
+            seen = True
+            continue
+        note = ""
+        if seen and not told:
+            note = "Without `always`, add_header leaves errors out."
+            if reply.status_code < 400:
+                note = "A location with an add_header of its own inherits none from above."
+        raise Mismatch(
+            f"Strict-Transport-Security with a max-age of {HALF_A_YEAR} or more",
+            f"status {reply.status_code}, "
+            + (f"Strict-Transport-Security: {told}" if told else "and no such header"),
+            note,
+        )
 
 
 HSTS_PATHS = (
@@ -483,8 +528,8 @@ HSTS_PATHS = (
 
 
 @points(2)
-@look_at("nginx.conf", "X-Forwarded-Proto", "proxy_pass")
 @look_at("wsgi.py", "ProxyFix")
+@look_at("nginx.conf", "X-Forwarded-Proto", "proxy_set_header", "proxy_pass")
 @by_hand("curl -sk https://board.example/whoami")
 def test_app_knows(site):
     """The app knows that the visitor came over https
@@ -492,7 +537,15 @@ def test_app_knows(site):
     Else its links and redirects lead back to http.
     """
     told = whoami(site)
-    assert told.get("scheme") == "https"
+    if told.get("scheme") != "https":
+        reached = told.get("headers", {}).get("X-Forwarded-Proto")
+        raise Mismatch(
+            "scheme https",
+            f"scheme {told.get('scheme')}",
+            f"This reached the app: X-Forwarded-Proto: {reached}"
+            if reached
+            else "No X-Forwarded-Proto reached the app.",
+        )
     assert told.get("url") == "https://board.example/whoami"
     reply = https(site, "/go?to=/notices/1")
     assert urljoin("https://board.example/go", location(reply)) == "https://board.example/notices/1"
@@ -512,12 +565,12 @@ def test_spoofed_scheme(site):
         *(("X-Url-Scheme", "https"), ("Front-End-Https", "on"), ("Forwarded", "proto=https")),
     ):
         reply = site.get("/whoami", headers={name: value})
-        if reply.status_code not in (*FOR_GOOD, 400):
+        if reply.status_code not in FOR_GOOD and reply.status_code < 400:
             raise Mismatch("a redirect all the same", f"status {reply.status_code}")
 
 
 @points(2)
-@look_at("wsgi.py", "SESSION_COOKIE", "app.config", "create_app()")
+@look_at("wsgi.py", "SAMESITE", "SESSION_COOKIE", "app.config", "create_app()")
 @look_at("nginx.conf", "proxy_cookie")
 @by_hand(
     "curl -sik -d 'name=ada&password=pin-the-notice' https://board.example/login | grep -i cookie:"
@@ -567,13 +620,17 @@ def test_unknown_names(site):
                 raise Mismatch(
                     f"for {asked}, over IPv{family}: no certificate that says board.example",
                     "one for " + " and ".join(sorted({one.decode() for one in names})),
+                    ""
+                    if family == 4
+                    else "Over IPv4 there is none: each address has a default server of its own.",
                 )
 
 
 @points(2)
 @needs(test_app_knows)
-@look_at("nginx.conf", "X-Forwarded", "proxy_set_header", "443")
 @look_at("wsgi.py", "ProxyFix")
+@look_at("nginx.conf", "X-Forwarded-For", "proxy_set_header", "443")
+@by_hand("curl -sk --interface 203.0.113.7 https://board.example/whoami")
 def test_visitor_over_tls(site):
     """Over TLS too, the app sees who visits and what for
 
@@ -590,15 +647,20 @@ def test_visitor_over_tls(site):
         assert reply.json().get("url") == "https://board.example/whoami"
     told = https(site, "/echo/a%2Fb//c?x=1&x=2").json()
     assert told.get("path") == "/echo/a%2Fb//c"
-    reply = https(site, "/whoami", host="www.board.example")
-    if reply.status_code in FOR_GOOD:
-        assert location(reply) == "https://board.example/whoami"
-    else:
-        assert whoami(site, host="www.board.example").get("host") == "www.board.example"
+    if served_over_tls(site, "www.board.example"):
+        reply = https(site, "/whoami", host="www.board.example")
+        if reply.status_code in FOR_GOOD:
+            assert location(reply) == "https://board.example/whoami"
+        else:
+            assert whoami(site, host="www.board.example").get("host") == "www.board.example"
 
 
 @points(2)
-@look_at("nginx.conf", "/static", "443")
+@look_at("nginx.conf", "/static", "proxy_pass", "443")
+@by_hand(
+    "for p in static/style.css static/.env static/old.py favicon.ico stats; do "
+    "curl -sik https://board.example/$p | sed -n '1p;/paths/p'; done"
+)
 def test_files_over_tls(site):
     """Over TLS too, files come from Nginx, and only those
 
@@ -625,7 +687,12 @@ def test_files_over_tls(site):
 
 
 @points(2)
-@look_at("nginx.conf", "gzip", "443")
+@look_at("nginx.conf", "/account", "gzip", "443")
+@by_hand(
+    "curl -sk -c /tmp/c -d 'name=ada&password=pin-the-notice' https://board.example/login; "
+    "for p in static/style.css account; do curl -sik -b /tmp/c -H 'Accept-Encoding: gzip' "
+    "https://board.example/$p | head -20 | grep -ai -e ^HTTP -e ^content-encoding; done"
+)
 def test_compression_over_tls(site):
     """Over TLS too, text is packed, secrets are not, events flow
 
@@ -640,7 +707,7 @@ def test_compression_over_tls(site):
         raise Mismatch("style.css with Content-Encoding: gzip", f"Content-Encoding: {encoding}")
     assert "accept-encoding" in reply.headers.get("Vary", "").lower()
     visitor, _ = signed_in(site)
-    reply = visitor.get(f"/account?note={'a' * 2000}", headers=packed)
+    reply = visitor.get("/account?note=hello", headers=packed)
     assert reply.status_code == 200, "the account page, after the log-in"
     encoding = reply.headers.get("Content-Encoding", "none")
     if encoding != "none":
@@ -649,9 +716,11 @@ def test_compression_over_tls(site):
             f"Content-Encoding: {encoding}",
             "/account shows a secret beside the visitor's own words.",
         )
-    reply = https(site, "/stream", stream=True)
-    reply.raw.read(1)
-    seen = site.exchanges[-1].received.count(b"data: ")
-    reply.close()
-    if seen > 4:
-        raise Mismatch("the first of five events, as soon as it is there", "all five at once")
+    for _ in range(3):  # a grader that was held up finds all five
+        reply = https(site, "/stream", stream=True)
+        reply.raw.read(1)
+        seen = site.exchanges[-1].received.count(b"data: ")
+        reply.close()
+        if seen < 5:
+            return
+    raise Mismatch("the first of five events, as soon as it is there", "all five at once")

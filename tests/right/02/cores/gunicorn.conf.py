@@ -1,9 +1,9 @@
 """Gunicorn for the board: `gunicorn --config gunicorn.conf.py wsgi:app`."""
 
+import multiprocessing
+
 # Only this machine: Nginx will stand in front, and nobody should come past it.
 bind = "127.0.0.1:8000"
-
-import multiprocessing
 
 workers = multiprocessing.cpu_count() * 2 + 1
 worker_class = "gthread"

@@ -30,7 +30,11 @@ logconfig_dict = {
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(message)s"}},
     "handlers": {
-        "out": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stdout"},
+        "out": {
+            "class": "logging.StreamHandler",
+            "formatter": "plain",
+            "stream": "ext://sys.stdout",
+        },
         "err": {"class": "logging.StreamHandler", "formatter": "plain"},
     },
     "root": {"level": "INFO", "handlers": ["err"]},

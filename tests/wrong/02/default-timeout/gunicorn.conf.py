@@ -8,7 +8,6 @@ workers = 2
 worker_class = "gthread"
 threads = 8
 
-
 # A stop or a reload waits this long for requests that are under way.
 graceful_timeout = 30
 

@@ -15,7 +15,6 @@ timeout = 3
 # A stop or a reload waits this long for requests that are under way.
 graceful_timeout = 30
 
-
 # Who may say for whom a request comes, and over what: Nginx, on this machine.
 forwarded_allow_ips = "127.0.0.1,::1"
 

@@ -3,9 +3,6 @@
 # Only this machine: Nginx will stand in front, and nobody should come past it.
 bind = "127.0.0.1:8000"
 
-
-timeout = 10
-
 # A stop or a reload waits this long for requests that are under way.
 graceful_timeout = 30
 

@@ -1,0 +1,258 @@
+"""Lab 04's page: every command on it is run, every output and every error-log line is real."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from grader.errors import StartFailed
+from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.site import Site, wait_for
+
+sys.path.insert(0, str(Path(__file__).parent))
+from answers import ROOT, lay_out
+
+PAGE = (ROOT / "docs" / "labs" / "04-static.md").read_text()
+LAB = find_lab("04")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TROUBLE = PAGE.partition("\n## What can go wrong\n")[2].partition("\n## ")[0]
+TROUBLES = dict(re.findall(r"^### (.*?)\n(.*?)(?=^### |\Z)", TROUBLE, re.MULTILINE | re.DOTALL))
+
+
+def sessions() -> dict[str, list[tuple[list[str], str]]]:
+    """The commands and their outputs, by the `./course` command that they belong to."""
+    made: dict[str, list[tuple[list[str], str]]] = {}
+    told = BLOCK.findall(PAGE)
+    for (language, body), (_, output) in pairwise(told):
+        if language != "console":
+            continue
+        for line in body.splitlines():
+            if line.startswith("$ "):
+                current = made.setdefault(line[2:], [])
+        current.append(([one[2:] for one in body.splitlines() if one.startswith("# ")], output))
+    return made
+
+
+def run(*arguments: str, stdin: str = "") -> str:
+    """What the command line prints."""
+    return subprocess.run(
+        [sys.executable, "-m", "grader", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    ).stdout
+
+
+@pytest.mark.parametrize("command", sessions())
+def test_commands_print_what_the_page_shows(command: str) -> None:
+    words = command.split()
+    assert words[0] == "./course"
+    if words[1] != "up":
+        assert sessions()[command][0][1].strip() in run(*words[1:])
+        return
+    script = "exec 2>&1\n"
+    for commands, _ in sessions()[command]:
+        script += "echo '<<<<'\n" + "\n".join(commands) + "\n"
+    printed = run(*words[1:], stdin=script).split("<<<<\n")[1:]
+    assert [one.strip() for one in printed] == [out.strip() for _, out in sessions()[command]]
+
+
+def test_shown_lines_are_those_of_real_files() -> None:
+    folders = [SOLUTIONS / "04", LAB.folder]
+    texts = ["\n".join(map(str.strip, (one / "nginx.conf").read_text().splitlines()))
+             for one in folders]  # fmt: skip
+    shown = [body for language, body in BLOCK.findall(PAGE) if language == "nginx"]
+    assert len(shown) > 4
+    for body in shown:
+        lines = "\n".join(map(str.strip, body.strip().splitlines()))
+        assert "--8<--" in body or any(lines in text for text in texts), body
+
+
+def test_slashes_do_what_the_table_says() -> None:
+    head, *rows = re.findall(r"^\| (.*) \|$", PAGE.partition("| written |")[2], re.MULTILINE)
+    targets = re.findall(r"`(/[^`]+)`", PAGE.partition("| written |")[2].partition("\n")[0])
+    assert len(targets) == 4
+    blocks, wanted = "", {}
+    for number, row in enumerate(rows):
+        first, *cells = row.split(" | ")
+        location, directive = re.findall(r"`([^`]+)`", first)
+        host = f"way{number}.board.example"
+        blocks += f"server {{ listen 80; server_name {host}; {location} {{ {directive} }} }}\n"
+        wanted[host] = [int(cell.strip("*")) for cell in cells]
+    assert len(wanted) == 6, head
+    with site_with((None, blocks)) as site:
+        for host, statuses in wanted.items():
+            assert [site.get(one, host=host).status_code for one in targets] == statuses, host
+
+
+def site_with(*changes: tuple[str | None, str]) -> Site:
+    """The solution, with texts of nginx.conf replaced; None for the whole of it."""
+    files = []
+    for one in read_submission(LAB, SOLUTIONS / "04"):
+        text = one.data.decode()
+        if one.path == LAB.files["nginx.conf"]:
+            for old, new in changes:
+                assert old is None or old in text, old
+                text = new if old is None else text.replace(old, new)
+        files.append(replace(one, data=text.encode()))
+    return Site(LAB, files)
+
+
+def do(site: Site, command: str) -> None:
+    """Run a command in the box, as the services' user."""
+    site.box.spawn("helper", ["sh", "-c", command], {}, "/srv/board")
+    helper = lambda: site.box.request("status")["services"]["helper"]["status"]  # noqa: E731
+    assert wait_for(lambda: helper() is not None, 10)
+    assert helper() == 0, site.box.log("helper", "stderr")
+
+
+SERVED = "root /srv/board;"
+
+
+def asked(
+    status: int,
+    *changes: tuple[str | None, str],
+    path: str = "/static/style.css",
+    before: str = "",
+) -> Callable[[], str]:
+    """A mistake that shows when a path is asked for; what the error log then says."""
+
+    def mistake() -> str:
+        with site_with(*changes) as site:
+            if before:
+                do(site, before)
+            assert site.get(path).status_code == status
+            return site.error_log()
+
+    return mistake
+
+
+def not_started(old: str, new: str) -> Callable[[], str]:
+    """A mistake that keeps nginx from starting; what it says, with its own path of the file."""
+
+    def mistake() -> str:
+        with pytest.raises(StartFailed) as failed:
+            site_with((old, new))
+        return "[emerg] " + failed.value.got.replace("nginx.conf", LAB.files["nginx.conf"])
+
+    return mistake
+
+
+def app_down() -> str:
+    """No location for files, and Gunicorn is down."""
+    with site_with(("location /static/ {", "location /files/ {")) as site:
+        assert site.get("/static/style.css").status_code == 200
+        site.service("gunicorn").kill()
+        assert site.get("/static/style.css").status_code == 502
+        return site.error_log()
+
+
+def no_style() -> str:
+    """A `types` block for one type more."""
+    with site_with((SERVED, SERVED + " types { font/woff2 woff2; }")) as site:
+        told = site.get("/static/style.css").headers["Content-Type"]
+        assert told == "application/octet-stream"
+    mended = SERVED + " include /etc/nginx/mime.types; types { font/woff2 woff2; }"
+    with site_with((SERVED, mended)) as site:
+        assert site.get("/static/style.css").headers["Content-Type"] == "text/css"
+        return site.error_log()
+
+
+MISTAKES: dict[str, Callable[[], str]] = {
+    "404 for every file": asked(404, (SERVED, "root /srv/board/static;")),
+    "403 for every file": asked(
+        403,
+        ("disable_symlinks on from=/srv/board/static;", ""),
+        (SERVED, "root /home/board;"),
+        before="cp -r static /home/board/ && chmod 0 /home/board",
+    ),
+    "404 for every file after a release was put live by a link": asked(
+        404,
+        ("disable_symlinks on from=/srv/board/static;", "disable_symlinks on;"),
+        (SERVED, "root /srv/board/current;"),
+        before="ln -s /srv/board current",
+    ),
+    "403 for one file": asked(403, path="/static/users.txt"),
+    "403 for the folder": asked(403, path="/static/"),
+    "502 for a style sheet": app_down,
+    "500 for a missing file": asked(
+        500, (SERVED, SERVED + " try_files $uri /static/index.html;"), path="/static/none.css"
+    ),
+    "The page has no style, and the file is there": no_style,
+    "Nginx does not start: alias and root": not_started(
+        SERVED, SERVED + "\n        alias /srv/board/static/;"
+    ),
+    "Nginx does not start: outside location": not_started(
+        SERVED, SERVED + "\n        location = /favicon.ico { }"
+    ),
+}
+
+
+@pytest.mark.parametrize("heading", TROUBLES)
+def test_mistakes_leave_the_line_that_the_page_shows(heading: str) -> None:
+    log = MISTAKES[heading]()
+    lines = [body.strip() for language, body in BLOCK.findall(TROUBLES[heading])]
+    assert all(line in log for line in lines), log
+    assert lines or not log
+
+
+def test_all_mistakes_are_on_the_page() -> None:
+    assert list(MISTAKES) == list(TROUBLES)
+
+
+def test_from_lets_the_path_to_the_folder_be_a_link() -> None:
+    changes = (
+        ("on from=/srv/board/static;", "on from=/srv/board/current/static;"),
+        (SERVED, "root /srv/board/current;"),
+    )
+    with site_with(*changes) as site:
+        do(site, "ln -s /srv/board current")
+        assert site.get("/static/style.css").status_code == 200
+        assert site.get("/static/users.txt").status_code == 403
+
+
+BY_HAND = {
+    ("without-the-app", "static-proxied"): "HTTP/1.1 502",
+    ("missing-file", "try-files-to-the-app"): '"/static/none.css":1',
+    ("private-files", "caret-prefix"): "200 /static/old.pyc",
+    ("symbolic-links", "symlinks-if-not-owner"): "no visitor should ever read it",
+    ("unreadable-file", "soft-404"): "(13: Permission denied)",
+    ("slow-readers", "large-buffers"): "VmRSS",
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), BY_HAND)
+def test_what_a_card_says_to_do_by_hand_works(check: str, answer: str, tmp_path: Path) -> None:
+    folder = ROOT / "tests" / "wrong" / "04" / answer
+    cards = (folder / "card.txt").read_text().split("\n\n")
+    card = next(one for one in cards if f"hint 04 {check}\n" in one)
+    command = card.partition("by hand    course up 04, then: ")[2]
+    laid = lay_out(folder, tmp_path / "mine")
+    printed = run("up", "04", "--submission", str(laid), stdin=f"exec 2>&1\n{command}\n")
+    assert BY_HAND[check, answer] in printed
+    if check == "slow-readers":
+        sizes = [int(one) for one in re.findall(r"VmRSS:\s+(\d+) kB", printed)]
+        assert sum(sizes) > 60 * 1024
+
+
+def test_a_file_from_the_disk_costs_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    import static_files
+
+    monkeypatch.setattr(static_files, "WRK", False)  # there is one way that works everywhere
+    cpu = {
+        way: static_files.measure(kind, port, "style.css", seconds=0.5).cpu
+        for way, (kind, port) in static_files.WAYS.items()
+    }
+    disk = cpu["Nginx from the disk"]
+    assert cpu["the app alone"] > 3 * disk
+    assert cpu["the app behind Nginx"] > 3 * disk

@@ -1,0 +1,266 @@
+"""Lab 06's page: every command on it is run, every output and every error-log line is real."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from grader.errors import StartFailed
+from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.sandbox import File, find_program
+from grader.site import Site, wait_for
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "labs" / "06-tls.md").read_text()
+LAB = find_lab("06")
+LIVE = "/etc/letsencrypt/live/board.example"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MASKS = [
+    (r"Testing (cert|CA) #\S+", r"Testing \1 #<random>"),
+    (r"OpenSSL/[\d.]+: error:[0-9A-F]+", "OpenSSL/<version>: error:<number>"),
+]
+BEFORE, _, REST = PAGE.partition("\n## What can go wrong\n")
+WRONG, _, AFTER = REST.partition("\n## Newer versions\n")
+TROUBLES = {
+    heading: body for heading, body in re.findall(r"^### (.*)\n((?:(?!^### ).*\n?)*)", WRONG, re.M)
+}
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The code blocks: language and text."""
+    return BLOCK.findall(text)
+
+
+def steps(text: str) -> list[tuple[list[str], str]]:
+    """The console blocks: commands with their prompts, and the output shown below."""
+    found = [*blocks(text), ("", "")]
+    return [
+        (body.splitlines(), output if after == "text" else "")
+        for (language, body), (after, output) in pairwise(found)
+        if language == "console"
+    ]
+
+
+def masked(text: str) -> str:
+    """Replace what differs from run to run; no blanks at the ends of lines."""
+    for pattern, replacement in MASKS:
+        text = re.sub(pattern, replacement, text)
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def in_box(commands: list[list[str]], *options: str) -> list[str]:
+    """Run groups of commands in the box of `course up 06`; what each group printed."""
+    script = "exec 2>&1\n" + "".join("echo '<<<<'\n" + "\n".join(one) + "\n" for one in commands)
+    done = subprocess.run(
+        [sys.executable, "-m", "grader", "up", "06", *options],
+        input=script,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    return [masked(one) for one in done.stdout.split("<<<<\n")[1:]]
+
+
+def test_commands_print_what_the_page_shows() -> None:
+    shown, inside = [], []
+    opened = [one for commands, _ in steps(BEFORE) for one in commands if one.startswith("$ ")]
+    assert opened == ["$ ./course check 06 --solution", "$ ./course up 06 --solution"]
+    for commands, output in steps(BEFORE)[1:]:
+        inside.append([one[2:] for one in commands if one.startswith("# ")])
+        shown.append(masked(output))
+    assert len(shown) > 7
+    assert in_box(inside, "--solution") == shown
+
+
+def test_the_solution_gets_all_points() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "grader", "check", "06", "--solution"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert steps(BEFORE)[0][1].strip() in done.stdout
+
+
+def test_shown_lines_are_those_of_the_solution() -> None:
+    lines = (SOLUTIONS / "06" / "nginx.conf").read_text().splitlines()
+    solution = "\n".join(map(str.strip, lines))
+    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
+    assert len(shown) > 8
+    for body in shown:
+        assert "--8<--" in body or "\n".join(map(str.strip, body.splitlines())) in solution, body
+
+
+# Heading: file, old text, new text; each for the whole file.
+REJECT = "    ssl_reject_handshake on;\n"
+MISTAKES: dict[str, list[tuple[str, str, str]]] = {
+    "It works in the browser, and nowhere else": [("nginx.conf", "fullchain.pem", "cert.pem")],
+    "The certificate was renewed, and visitors get the old one": [
+        ("nginx.conf", f"{LIVE}/", f"{LIVE}-old/")
+    ],
+    "Nginx does not start: key values mismatch": [("nginx.conf", f"{LIVE}/", f"{LIVE}-mixed/")],
+    "Nginx does not start: no such certificate": [
+        ("nginx.conf", "live/board.example", "live/board.exmaple")
+    ],
+    'Nginx does not start: no "ssl_certificate" is defined': [("nginx.conf", REJECT, "")],
+    "Nginx does not start: duplicate": [
+        ("nginx.conf", "upstream board {", "ssl_prefer_server_ciphers off;\nupstream board {")
+    ],
+    'Nginx does not start: unknown directive "http2"': [
+        ("nginx.conf", " ssl http2;", " ssl;"),
+        ("nginx.conf", "    # From 1.25.1 on: `http2 on;` on a line of its own.\n", ""),
+        ("nginx.conf", "[::]:443 ssl;\n", "[::]:443 ssl;\n    http2 on;\n"),
+    ],
+    "wrong version number": [
+        ("nginx.conf", "443 ssl http2", "443"),
+        ("nginx.conf", "443 ssl", "443"),
+        ("nginx.conf", REJECT, ""),
+    ],
+    "Too many redirects": [
+        ("nginx.conf", "    # Text shrinks", "    return 301 https://$host$request_uri;\n    #")
+    ],
+    "Links and redirects lead back to http": [
+        ("nginx.conf", "    proxy_set_header X-Forwarded-Proto $scheme;\n", "")
+    ],
+    "certbot cannot renew: 404": [("nginx.conf", "root /var/www/letse", "alias /var/www/letse")],
+}
+MISTAKES["certbot cannot renew: 404"].append(("nginx.conf", "letsencrypt;", "letsencrypt/;"))
+
+
+def mistaken(heading: str, folder: Path) -> Path:
+    """Lay out the solution with a mistake in it."""
+    shutil.copytree(SOLUTIONS / "06", folder)
+    for name, old, new in MISTAKES[heading]:
+        text = (folder / name).read_text()
+        assert old in text, old
+        (folder / name).write_text(text.replace(old, new))
+    return folder
+
+
+def log_of(folder: Path) -> str:
+    """The error log after some requests; or what nginx says when it does not start."""
+    try:
+        with Site(LAB, read_submission(LAB, folder)) as site:
+            site.get("/whoami")
+            site.get("/.well-known/acme-challenge/token")
+            return site.error_log()
+    except StartFailed as failed:
+        return "[emerg] " + failed.got.replace("nginx.conf", LAB.files["nginx.conf"])
+
+
+@pytest.mark.parametrize("heading", TROUBLES)
+def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
+    folder, body = mistaken(heading, tmp_path / "mine"), TROUBLES[heading]
+    log = log_of(folder)
+    if "No line in the log" in body:
+        wanted = [line for line in log.splitlines() if "acme-challenge/token" not in line]
+        assert not re.search(r"\[(error|crit|alert|emerg)\]", "\n".join(wanted)), log
+        commands = [[one[2:] for one in lines] for lines, _ in steps(body)]
+        shown = [masked(output) for _, output in steps(body)]
+        assert in_box(commands, "--submission", str(folder)) == shown
+    else:
+        lines = [text.strip() for language, text in blocks(body) if language == "text"]
+        assert len(lines) == 1
+        assert lines[0] in log
+
+
+def test_all_mistakes_are_on_the_page() -> None:
+    assert list(MISTAKES) == list(TROUBLES)
+    assert len(MISTAKES) >= 5
+
+
+def verifies(site: Site) -> bool:
+    """Whether a visitor who knows the course's root alone gets in."""
+    context = ssl.create_default_context(cadata=site.root)
+    try:
+        context.wrap_socket(site.connect(port=443), server_hostname="board.example").close()
+    except ssl.SSLCertVerificationError:
+        return False
+    return True
+
+
+def test_renewed_files_are_served_after_a_reload(tmp_path: Path) -> None:
+    heading = "The certificate was renewed, and visitors get the old one"
+    folder = mistaken(heading, tmp_path / "mine")
+    with Site(LAB, read_submission(LAB, folder)) as site:
+        for name in ("privkey.pem", "fullchain.pem"):
+            data = site.box.read(f"{LIVE}/{name}")
+            assert data
+            site.box.write(File(f"{LIVE}-old/{name}", data))
+        assert not verifies(site)
+        site.service("nginx").reload()
+        assert wait_for(lambda: verifies(site), 10)
+
+
+def test_missing_intermediate_differs_from_an_unknown_root() -> None:
+    command = ["openssl s_client -connect board.example:443 </dev/null 2>/dev/null | grep ^Verif"]
+    (said,) = in_box([command], "--solution")
+    assert said.startswith("Verification error: unable to get local issuer certificate")
+
+
+def nginx_version() -> tuple[int, ...]:
+    """Of this machine's nginx."""
+    said = subprocess.run([find_program("nginx"), "-v"], capture_output=True, text=True).stderr
+    return tuple(map(int, re.findall(r"\d+", said)[:3]))
+
+
+@pytest.mark.skipif(nginx_version() >= (1, 29, 2), reason="from then on each server has its own")
+def test_the_default_server_decides_about_versions() -> None:
+    old = "ssl_protocols TLSv1.3;"
+    for number, versions in ((0, {"TLSv1.3"}), (1, {"TLSv1.2", "TLSv1.3"})):
+        files = []
+        for one in read_submission(LAB, SOLUTIONS / "06"):
+            parts = one.data.decode().split("ssl_protocols TLSv1.2 TLSv1.3;")
+            if len(parts) == 3:
+                both = ["ssl_protocols TLSv1.2 TLSv1.3;"] * 2
+                both[number] = old
+                text = parts[0] + both[0] + parts[1] + both[1] + parts[2]
+                one = replace(one, data=text.encode())
+            files.append(one)
+        with Site(LAB, files) as site:
+            assert {name for name in ("TLSv1.2", "TLSv1.3") if speaks(site, name)} == versions
+
+
+def speaks(site: Site, name: str) -> bool:
+    """Whether the server agrees to a version."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    version = ssl.TLSVersion[name.replace(".", "_")]
+    context.minimum_version = context.maximum_version = version
+    try:
+        context.wrap_socket(site.connect(port=443), server_hostname="board.example").close()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_costs_more_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    import tls
+
+    with tls.open_site("RSA") as site:
+        version = ssl.TLSVersion.TLSv1_2
+        full = tls.handshakes(site, version, resumed=False, visits=300)
+        assert full > 1.3 * tls.handshakes(site, version, resumed=True, visits=300)
+        assert full > 3 * tls.requests(site, visits=300)
+
+
+def test_versions_outside_of_the_servers_are_added_to_the_given_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(SOLUTIONS / "06", folder)
+    text = (folder / "nginx.conf").read_text().replace("    ssl_protocols TLSv1.2 TLSv1.3;\n", "")
+    weak = text.replace("ECDHE+CHACHA20;", "ECDHE+CHACHA20:ECDHE+AES:@SECLEVEL=0;")
+    (folder / "nginx.conf").write_text("ssl_protocols TLSv1.2 TLSv1.3;\n" + weak)
+    command = "openssl s_client -connect board.example:443 -tls1 -cipher ALL:@SECLEVEL=0 </dev/null"
+    (said,) = in_box([[f"{command} 2>&1 | grep Protocol"]], "--submission", str(folder))
+    assert said.split() == ["Protocol", ":", "TLSv1"]
