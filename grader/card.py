@@ -173,7 +173,7 @@ def row(label: str, text: str) -> list[str]:
     made: list[str] = []
     for line in text.splitlines() or [""]:
         pad = f"  {label:<{LABEL}}" if not made else " " * (LABEL + 2)
-        if len(pad) + len(line) <= WIDTH or label in ("by hand", "look at", "log"):
+        if len(pad) + len(line) <= WIDTH or label in ("by hand", "look at", "log", "grader"):
             made.append(pad + line)
             continue
         made += textwrap.wrap(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,6 +67,13 @@ PROGRAMS = {
 NGINX_MESSAGE = re.compile(r"\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(.*)")
 NGINX_PLACE = re.compile(r" in (\S+?):(\d+)$")
 PYTHON_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
+LONGEST_LINE = 400  # characters of one line of a message
+MANY_BOOTS = 10  # in START_SECONDS; a site has a few workers
+# What programs read without complaint: Python, then nginx.
+ACCEPTED = (("CRLF", "(CR)", "byte-order"), ("CRLF",))
+KILLED = re.compile(r"\(pid:\d+\) was sent SIG(?!TERM)")
+# What Gunicorn's master says of a worker's end, which the worker has explained already.
+AFTERMATH = ("exited with code", "Shutting down: Master", "Reason: ", "Exception in worker")
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d [^\]]*\] \[\d+\] \[(\w+)\] ?")
 
 
@@ -75,14 +85,21 @@ def start_failure(service: Service) -> StartFailed:
     message, place = explain(said, set(site.lab.files))
     status, killed_for = service.end()
     note = ""
+    boots = said.count("Booting worker")
     if killed_for == "memory":
         message = f"{name} was stopped: it used more memory than a box may (1.5 GiB)"
+    elif killed_for == "processes":
+        message = f"{name} was stopped: it made more processes than a box may have (256)"
     elif status == 0 and any(one["service"] in (name, None) for one in site.processes()):
         message = f"{name} went to the background and its command ended"
         note = (
             "systemd, and this course, look after programs that stay in the foreground: "
             "leave out `daemon`."
         )
+    elif status is None and boots >= MANY_BOOTS:
+        last = f"\n{message}" if message else ""
+        message = f"Gunicorn started {boots} workers, and each ended at once{last}"
+        note = "Look for something that ends the program, such as `exit()`, when it is imported."
     elif status is None:
         last = f"\n{message}" if message else ""
         message = f"still starting after {START_SECONDS:g} s, and no answer{last}"
@@ -95,18 +112,24 @@ def start_failure(service: Service) -> StartFailed:
             "If no `listen` of yours says 8000: a server block without `listen` takes 8000 where "
             "nginx is not started by root, as here. Write `listen 80;`."
         )
-    place = place or Place(PROGRAMS[name].file)
+    # Gunicorn has read its own file when it boots workers, which then import the app.
+    file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else PROGRAMS[name].file
+    place = place or Place(file)
     data = site.submitted(place.file)
     odd = odd_encoding(data) if data is not None else ""
-    if odd:
+    if odd and not any(one in odd for one in ACCEPTED[name == "nginx"]):
         note = f"{place.file} {odd}."
-    command = " ".join(PROGRAMS[name].argv)
+    command = shlex.join(PROGRAMS[name].argv)
     return StartFailed(name, f"`{command}` starts and serves", message, place, note)
 
 
 def ending(status: int) -> str:
     """Say how a process ended: a negative status is a signal's number."""
-    return f"signal {-status}" if status < 0 else f"status {status}"
+    if status >= 0:
+        return f"status {status}"
+    with contextlib.suppress(ValueError):
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    return f"signal {-status}"
 
 
 def nginx_message(said: str, files: set[str]) -> tuple[str, Place | None]:
@@ -130,11 +153,16 @@ def python_message(said: str, files: set[str]) -> tuple[str, Place | None]:
     lines = [LOG_LINE.sub("", line) for line in said.splitlines()]
     starts = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent")]
     found = [read_traceback(lines[at + 1 :], files) for at in starts]
-    best = next((one for one in found if one[1]), found[0] if found else None)
+    best = next((one for one in found if one[1]), None)
     if best:
         return best
-    wanted = [line for line in said.splitlines() if is_complaint(line)]
-    return last_lines("\n".join(LOG_LINE.sub("", line) for line in wanted) or said), None
+    complaints = [line for line in said.splitlines() if is_complaint(line)]
+    logged = [line for line in complaints if LOG_LINE.match(line)]
+    if found and not logged:
+        return found[0]
+    wanted = [LOG_LINE.sub("", line) for line in logged or complaints]
+    wanted = [re.sub(r"^Worker \(pid:\d+\)", "A worker", line) for line in wanted]
+    return last_lines("\n".join(dict.fromkeys(wanted))), None
 
 
 def read_traceback(lines: list[str], files: set[str]) -> tuple[str, Place | None]:
@@ -148,7 +176,8 @@ def read_traceback(lines: list[str], files: set[str]) -> tuple[str, Place | None
             # A syntax error's code and mark stand above its name.
             shown = [one for one in lines[max(0, at - 2) : at] if not PYTHON_PLACE.search(one)]
             text = [*shown, line] if "SyntaxError" in line or "IndentationError" in line else [line]
-            return clean("\n".join(text)), place
+            # Each capped by itself: the last one, which says what is wrong, is always there.
+            return "\n".join(clean(one, LONGEST_LINE) for one in text), place
     return "", place
 
 
@@ -156,7 +185,8 @@ def is_complaint(line: str) -> bool:
     """Tell whether a line is worth a learner's attention."""
     found = LOG_LINE.match(line)
     if found:
-        return found[1] in ("ERROR", "CRITICAL")
+        loud = found[1] in ("ERROR", "CRITICAL") or KILLED.search(line)
+        return bool(loud) and not any(one in line for one in AFTERMATH)
     return bool(line.strip()) and not line.startswith((" * ", "WARNING: This is a development"))
 
 

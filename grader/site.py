@@ -138,8 +138,15 @@ class Service:
         self.site.box.request("signal", pids=wanted, signal=int(number))
 
     def freeze(self, pids: Iterable[int]) -> None:
-        """Stop processes where they are (SIGSTOP)."""
-        self.signal(signal.SIGSTOP, pids)
+        """Stop processes where they are (SIGSTOP); returns when they stand still."""
+        wanted = set(pids)
+        self.signal(signal.SIGSTOP, wanted)
+        wait_for(
+            lambda: not any(
+                one["pid"] in wanted and one["state"] not in "Tt" for one in self.processes()
+            ),
+            5,
+        )
 
     def reload(self) -> None:
         """Ask it to read its files again (SIGHUP), and return at once."""
