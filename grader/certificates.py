@@ -32,9 +32,7 @@ def make_certificates(key_type: str = "ECDSA") -> Certificates:
     """
     kind = trustme.KeyType[key_type]
     root = trustme.CA(organization_name="Course root", key_type=trustme.KeyType.ECDSA)
-    middle = root.create_child_ca(
-        key_type=trustme.KeyType.ECDSA
-    )
+    middle = root.create_child_ca(key_type=trustme.KeyType.ECDSA)
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=20)
     site = middle.issue_cert(*NAMES, key_type=kind)
     old = middle.issue_cert(

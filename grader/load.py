@@ -90,7 +90,12 @@ def wrk(
     number = port or (443 if scheme == "https" else door)
     given = {"Host": ZONE, **(headers or {})}
     argv = [find_program("wrk"), "--latency", "-t", "1"]
-    argv += ["-c", str(min(connections, MOST_CONNECTIONS)), "-d", f"{min(seconds, MOST_SECONDS):g}s"]
+    argv += [
+        "-c",
+        str(min(connections, MOST_CONNECTIONS)),
+        "-d",
+        f"{min(seconds, MOST_SECONDS):g}s",
+    ]
     for name, value in given.items():
         argv += ["-H", f"{name}: {value}"]
     before = cpu_used(site)

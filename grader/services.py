@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import signal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 APP_HOME = "/srv/board"
 START_SECONDS = 15.0  # for a program that is ready in 0.2 s; an endless import takes for ever
+MOST_START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Program:
     app: bool
     ready: Callable[[Service], bool]
     file: str
+
+
+def start_seconds() -> float:
+    """How long a program may take to start: longer on a machine that has too much to do."""
+    crowd = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return min(START_SECONDS * max(1.0, crowd), MOST_START_SECONDS)
 
 
 def listens_and_answers(service: Service) -> bool:
@@ -102,7 +110,7 @@ def start_failure(service: Service) -> StartFailed:
         note = "Look for something that ends the program, such as `exit()`, when it is imported."
     elif status is None:
         last = f"\n{message}" if message else ""
-        message = f"still starting after {START_SECONDS:g} s, and no answer{last}"
+        message = f"still starting after {START_SECONDS:g} s or more, and no answer{last}"
         note = "Something that runs at import, or in the configuration, does not come to an end."
     elif not message:
         message = f"{name} ended with {ending(status)} and said nothing"

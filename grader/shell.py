@@ -45,7 +45,9 @@ def run_in(site: Site, argv: list[str]) -> int:
     """Run a command in a site's box, on this terminal."""
     enter = [find_program("nsenter"), "-t", str(site.box.pid)]
     enter += ["--user", "--preserve-credentials", "--mount", "--net", "--pid", "--ipc", "--uts"]
+    app = next((one.env for one in site.services.values() if one.program.app), {})
     environment = {
+        **app,
         "PATH": search_path(),
         "HOME": "/home/board",
         "TERM": os.environ.get("TERM", "dumb"),

@@ -20,10 +20,10 @@ from grader.client import Exchange, RecordedSocket, Visitor, tls_context
 from grader.errors import GraderError, StartFailed
 from grader.lab import Lab
 from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box, File
-from grader.services import PROGRAMS, START_SECONDS, start_failure
+from grader.services import PROGRAMS, start_failure, start_seconds
 
 Result = TypeVar("Result")
-TICK = 0.004  # seconds between two looks at something that is waited for
+TICKS = (0.002, 0.02)  # seconds between two looks at what is waited for: at first, at last
 VISITOR = "203.0.113.7"
 VISITOR_V6 = "2001:db8::7"
 CONTROL_SOCKET = "gunicorn.ctl"  # Gunicorn's own, since 25.1; answers no HTTP
@@ -32,13 +32,15 @@ CONTROL_SOCKET = "gunicorn.ctl"  # Gunicorn's own, since 25.1; answers no HTTP
 def wait_for(look: Callable[[], Result], seconds: float) -> Result | None:
     """Look again and again until something true is seen; None when the time is over."""
     end = time.monotonic() + seconds
+    tick, longest = TICKS
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > end:
             return None
-        time.sleep(TICK)
+        time.sleep(tick)  # each look costs the box some CPU, so they become fewer
+        tick = min(tick * 1.3, longest)
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,14 @@ class Service:
         """Tell whether it has opened its address, or given up."""
         return bool(self.http_listeners()) or self.end()[0] is not None
 
-    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+    def wait_ready(self, seconds: float | None = None) -> None:
         """Wait until it serves.
 
         Raises:
             StartFailed: it ended, went to the background or did not answer in time.
         """
-        if not wait_for(lambda: self.program.ready(self) or self.end()[0] is not None, seconds):
+        limit = start_seconds() if seconds is None else seconds
+        if not wait_for(lambda: self.program.ready(self) or self.end()[0] is not None, limit):
             raise start_failure(self)
         status, _ = self.end()
         if status is not None:
@@ -142,8 +145,10 @@ class Service:
         wanted = set(pids)
         self.signal(signal.SIGSTOP, wanted)
         wait_for(
-            lambda: not any(
-                one["pid"] in wanted and one["state"] not in "Tt" for one in self.processes()
+            lambda: (
+                not any(
+                    one["pid"] in wanted and one["state"] not in "Tt" for one in self.processes()
+                )
             ),
             5,
         )
@@ -230,7 +235,7 @@ class Site:
         for service in self.services.values():
             if started:
                 # It may not take the port of the one before, which has to listen first.
-                wait_for(started[-1].listens_or_ended, START_SECONDS)
+                wait_for(started[-1].listens_or_ended, start_seconds())
                 if started[-1].end()[0] is not None:
                     break
             service.spawn()

@@ -139,7 +139,8 @@ def no_socket() -> str:
 
 def worker_died() -> str:
     """A worker is killed while it has a request."""
-    with site_with() as site:
+    # On a connection that was kept open, Nginx would ask once more.
+    with site_with(("nginx.conf", "keepalive 16;", "")) as site:
         gunicorn = site.service("gunicorn")
 
         def kill_all() -> None:

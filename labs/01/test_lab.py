@@ -222,7 +222,10 @@ def test_importing_starts_nothing(make_site: Callable[..., Site]) -> None:
 @alone
 @points(2)
 @look_at("wsgi.py", "0.0.0.0", '"::"', "host=", '("",')
-@by_hand('pkill flask; BOARD_SECRET_KEY=x python -c "import wsgi" & sleep 2; ss -ltn')
+@by_hand(
+    "kill $(grep -lx flask /proc/[0-9]*/comm | cut -d/ -f3); "
+    'BOARD_SECRET_KEY=x python -c "import wsgi" & sleep 2; ss -ltn'
+)
 def test_only_loopback_is_listened_on(make_site: Callable[..., Site]) -> None:
     """Nothing listens for the network
 

@@ -136,6 +136,8 @@ def test_without_the_app(site):
     site.service("gunicorn").kill()
     for name in TYPES:
         same_bytes(served(site, name), content(name))
+    for options in ({"host": "www.board.example"}, {"family": 6}):
+        same_bytes(served(site, "style.css", **options), content("style.css"))
     large = served(site, "large.bin").content
     marks = [struct.unpack_from(">Q", large, at)[0] for at in range(0, len(large) - 7, MIB)]
     if len(large) != LARGE_MIB * MIB or marks != list(range(LARGE_MIB)):
