@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 import textwrap
@@ -61,22 +62,40 @@ def seen_in(error: BaseException) -> Seen:
 def seen_in_assert(error: AssertionError) -> Seen:
     """Take a plain `assert actual == expected` apart: pytest's message has both values."""
     said = str(error)
-    at = said.rfind("assert ")
+    at = 0 if said.startswith("assert ") else said.find("\nassert ") + 1
     words, plain = said[:at].strip(), said[at:]
     label = what_was_asserted(error.__traceback__)
-    try:
+    key = plain.removeprefix("assert ")[:KEY]
+    operator, left, right = compared.get(key) or read_comparison(plain)
+    if not operator:
+        return Seen(words or "what the title says", "it is not so")
+    if operator == "in":
+        return Seen(words or f"{shown(left)} in it", shown(right))
+    wanted = {"==": "", "!=": "anything but "}.get(operator, f"{operator} ")
+    return Seen(f"{label}{wanted}{shown(right)}", f"{label}{shown(left)}", words)
+
+
+# What was compared lately, by the beginning of pytest's own message, which cuts long values.
+compared: dict[str, tuple[str, object, object]] = {}
+KEY = 160  # characters of that beginning
+
+
+def remember(operator: str, left: object, right: object) -> str:
+    """Keep the two sides of a failed comparison for the card; returns pytest's line for it."""
+    text = f"{left!r} {operator} {right!r}"
+    compared[text[:KEY]] = (operator, left, right)
+    return text
+
+
+def read_comparison(plain: str) -> tuple[str, object, object]:
+    """Read operator and values out of pytest's message; the operator is "" when there is none."""
+    with contextlib.suppress(SyntaxError, ValueError, IndexError, AttributeError):
         test = ast.parse(plain.splitlines()[0]).body[0].test  # type: ignore[attr-defined]
         if isinstance(test, ast.Compare) and len(test.ops) == 1:
-            left = shown(ast.literal_eval(test.left))
-            right = shown(ast.literal_eval(test.comparators[0]))
-            operator = {ast.Eq: "", ast.NotEq: "anything but "}.get(type(test.ops[0]))
-            if operator is None:
-                symbol = ast.unparse(test).removeprefix(ast.unparse(test.left))
-                operator = symbol.removesuffix(ast.unparse(test.comparators[0]))[1:]
-            return Seen(f"{label}{operator}{right}", f"{label}{left}", words)
-    except (SyntaxError, ValueError, IndexError, AttributeError):
-        pass
-    return Seen(words or "what the title says", "it is not so")
+            left, right = ast.unparse(test.left), ast.unparse(test.comparators[0])
+            operator = ast.unparse(test)[len(left) : -len(right)].strip()
+            return operator, ast.literal_eval(left), ast.literal_eval(right)
+    return "", None, None
 
 
 def shown(value: object) -> str:
@@ -151,10 +170,13 @@ def curl(exchange: Exchange, front: tuple[str, int | str]) -> str:
     for name, value in exchange.headers.items():
         if name.lower() not in USUAL:
             words += ["-H", f"{name}: {value}"]
+    size = exchange.headers.get("Content-Length", "0")
+    body = "" if size == "0" else f"head -c {size} /dev/zero | "
+    words += ["--data-binary", "@-"] if body else []
     if any(mark in exchange.target for mark in ("/./", "/../", "//")):
         words.append("--path-as-is")
     target = exchange.target if exchange.target.startswith("/") else "/" + exchange.target
-    return " ".join(shlex.quote(word) for word in [*words, f"{scheme}://{authority}{target}"])
+    return body + shlex.join([*words, f"{scheme}://{authority}{target}"])
 
 
 def head_line(verdict: str, check: Check, earned: int) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from grader.card import remember
 from grader.checks import Check, check_of
 from grader.client import Exchange
 from grader.errors import CourseError, GraderError, Mismatch, StartFailed
@@ -255,6 +256,11 @@ class Grading:
         from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
         return LoadFileScheduling(config, log)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_assertrepr_compare(self, op: str, left: object, right: object) -> list[str] | None:
+        """Keep both sides of a failed comparison whole: pytest would shorten them."""
+        return [remember(op, left, right)]
 
     # --- running
 

@@ -82,7 +82,7 @@ KERNEL = {
 # Linux 6.11 only the machine's own root may set it.
 KERNEL_IF_ALLOWED = {"kernel/shmall": str(64 * MIB // os.sysconf("SC_PAGE_SIZE"))}
 # What the machine's own nginx package brings and a site file may include.
-NGINX_FILES = ["mime.types", "proxy_params", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
+NGINX_FILES = ["mime.types", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
 PROGRAMS = {"bwrap": "bubblewrap", "nginx": "nginx", "ip": "iproute2", "unshare": "util-linux"}
 CAPABILITIES = [
     "CAP_NET_ADMIN",
@@ -150,6 +150,8 @@ def etc_files() -> list[File]:
         "/etc/passwd": users,
         "/etc/group": "root:x:0:\nboard:x:1000:\nnogroup:x:65534:\n",
         "/etc/nginx/nginx.conf": (HERE / "etc" / "nginx.conf").read_text(),
+        # Debian changed its own in 2026: a machine's updates may not decide who passes.
+        "/etc/nginx/proxy_params": (HERE / "etc" / "proxy_params").read_text(),
     }
     return [File(path, text.encode(), root=True) for path, text in texts.items()]
 

@@ -75,6 +75,7 @@ PROGRAMS = {
 NGINX_MESSAGE = re.compile(r"\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(.*)")
 NGINX_PLACE = re.compile(r" in (\S+?):(\d+)$")
 PYTHON_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
+MAYBE_SEMICOLON = ("invalid number of arguments", "invalid parameter", "unexpected")
 LONGEST_LINE = 400  # characters of one line of a message
 MANY_BOOTS = 10  # in START_SECONDS; a site has a few workers
 # What programs read without complaint: Python, then nginx.
@@ -120,6 +121,8 @@ def start_failure(service: Service) -> StartFailed:
             "If no `listen` of yours says 8000: a server block without `listen` takes 8000 where "
             "nginx is not started by root, as here. Write `listen 80;`."
         )
+    if name == "nginx" and message.startswith(MAYBE_SEMICOLON):
+        note = "Nginx reads on to the next semicolon: one may be missing on the line before."
     # Gunicorn has read its own file when it boots workers, which then import the app.
     file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else PROGRAMS[name].file
     place = place or Place(file)

@@ -296,7 +296,7 @@ class Site:
 
         def all_read() -> bool:
             read = {
-                tuple(one["remote"])
+                (one["remote"][0].removeprefix("::ffff:"), one["remote"][1])
                 for one in self.connections()
                 if one["inode"] and not one["unread"]
             }
