@@ -22,7 +22,7 @@ from grader.text import clean
 
 WIDTH = 80
 LABEL = 11  # columns of a card's labels
-USUAL = {"user-agent", "accept-encoding", "accept", "connection", "host", "content-length"}
+USUAL = {"connection", "host", "content-length"}
 NOT_YOURS = (
     "This is not your fault and does not count. Run it again; if it stays, "
     "report it with this text."
@@ -31,6 +31,7 @@ NOT_YOURS = (
 LAST_NAME = re.compile(
     r"""(?:\[["']([\w-]+)["']\]|\.get\(["']([\w-]+)["'](?:, .*)?\)|\.?(\w+)(?:\(\))?)$"""
 )
+MOST_SHOWN = 200  # bytes of a body that a command line may hold
 SIGNS = {"passed": "✓", "failed": "✗", "blocked": "-", "inconclusive": "?"}
 
 
@@ -139,12 +140,22 @@ def line_of(place: Place, files: list[File], lab: Lab) -> str:
     return clean(lines[place.line - 1].strip(), 200) if 0 < place.line <= len(lines) else ""
 
 
+def unusual(exchange: Exchange) -> dict[str, str]:
+    """The request's headers less those that every request has."""
+    usual = requests.utils.default_headers()
+    return {
+        name: value
+        for name, value in exchange.headers.items()
+        if name.lower() not in USUAL and usual.get(name) != value
+    }
+
+
 def request_line(exchange: Exchange) -> str:
     """Say what was sent: method, target, from whom, and any unusual header."""
-    text = f"{exchange.method} {clean(exchange.target, 300)}, from {exchange.source}"
-    for name, value in exchange.headers.items():
-        if name.lower() not in USUAL:
-            text += f"\n{clean(f'{name}: {value}', 300)}"
+    over = " over https" if exchange.url.startswith("https:") else ""
+    text = f"{exchange.method} {clean(exchange.target, 300)}{over}, from {exchange.source}"
+    for name, value in unusual(exchange).items():
+        text += f"\n{clean(f'{name}: {value}', 300)}"
     host = exchange.headers.get("Host", ZONE)
     if host not in (ZONE, ""):
         text += f"\nHost: {clean(host, 300)}"
@@ -153,30 +164,47 @@ def request_line(exchange: Exchange) -> str:
 
 def curl(exchange: Exchange, front: tuple[str, int | str]) -> str:
     """Write the curl command that sends the same from inside the box."""
-    scheme, _, rest = exchange.url.partition("://")
-    authority = rest.partition("/")[0]
-    words = ["curl", "-i"]
+    scheme = exchange.url.partition("://")[0]
+    words = ["curl", "-i", *(["-k"] if scheme == "https" else [])]
     if exchange.method == "HEAD":
-        words = ["curl", "-I"]
+        words.append("-I")
     elif exchange.method != "GET":
         words += ["-X", exchange.method]
     host, port = front
+    authority = ZONE
     if isinstance(port, str):
         words += ["--unix-socket", port]
     elif host != ZONE:
         authority = f"{host}:{port}"
     else:
         words += ["--interface", exchange.source]
-    for name, value in exchange.headers.items():
-        if name.lower() not in USUAL:
-            words += ["-H", f"{name}: {value}"]
-    size = exchange.headers.get("Content-Length", "0")
-    body = "" if size == "0" else f"head -c {size} /dev/zero | "
-    words += ["--data-binary", "@-"] if body else []
+        asked = exchange.headers.get("Host", ZONE)
+        if asked == f"www.{ZONE}":
+            authority = asked
+        elif asked != ZONE:  # a name that nobody knows, or a port that nobody listens on
+            words += ["-H", f"Host: {asked}"]
+    for name, value in unusual(exchange).items():
+        words += ["-H", f"{name}: {value}"]
+    before, more = curl_body(exchange)
+    words += more
     if any(mark in exchange.target for mark in ("/./", "/../", "//")):
         words.append("--path-as-is")
-    target = exchange.target if exchange.target.startswith("/") else "/" + exchange.target
-    return body + shlex.join([*words, f"{scheme}://{authority}{target}"])
+    target = exchange.target
+    if not target.startswith("/"):
+        words += ["--request-target", target]
+        target = "/"
+    return before + shlex.join([*words, f"{scheme}://{authority}{target}"])
+
+
+def curl_body(exchange: Exchange) -> tuple[str, list[str]]:
+    """What stands before curl, and its options, to send a body: the same one, or one as long."""
+    size = int(exchange.headers.get("Content-Length", "0"))
+    if not size:
+        return "", []
+    body = bytes(exchange.sent).partition(b"\r\n\r\n")[2]
+    if len(body) == size <= MOST_SHOWN and body.isascii() and body.decode().isprintable():
+        return "", ["--data-raw", body.decode()]
+    return f"head -c {size} /dev/zero | ", ["--data-binary", "@-"]
 
 
 def head_line(verdict: str, check: Check, earned: int) -> str:

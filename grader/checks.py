@@ -82,7 +82,10 @@ def alone(function: Function) -> Function:
 
 
 def look_at(file: str, *texts: str) -> Callable[[Function], Function]:
-    """Name the likely line: the first that contains one of the texts; without texts the file."""
+    """Name the likely line: the first that contains one of the texts; without texts the file.
+
+    Of several such decorators the one next to the function counts first.
+    """
 
     def decorate(function: Function) -> Function:
         check_of(function).look_at += [(file, text) for text in texts] or [(file, "")]

@@ -1,6 +1,6 @@
 """The app that every lab serves: what the labs' checks rely on."""
 
-# ruff: noqa: D102, D103 -- the name of a test says what it tests
+# ruff: noqa: D102 -- the name of a test says what it tests
 
 import hashlib
 import io

@@ -252,7 +252,7 @@ def wait_taken(site, connection, path):
 @look_at("gunicorn.conf.py", "timeout", "workers")
 @by_hand(f"{A_WORKER}; kill -STOP $pid; curl -m 5 {URL}/whoami; sleep 15; ls -d /proc/$pid")
 def test_frozen_worker(site):
-    """A frozen worker is replaced within 15 s, and others serve meanwhile
+    """A frozen worker is replaced within 15 s; others serve
 
     A process can get stuck for good: in a lock, in a broken driver, in swap. Gunicorn notices
     that it no longer beats, after `timeout` seconds.
