@@ -83,6 +83,8 @@ ACCEPTED = (("CRLF", "(CR)", "byte-order"), ("CRLF",))
 KILLED = re.compile(r"\(pid:\d+\) was sent SIG(?!TERM)")
 # What Gunicorn's master says of a worker's end, which the worker has explained already.
 AFTERMATH = ("exited with code", "Shutting down: Master", "Reason: ", "Exception in worker")
+# What no learner needs: flask's banner, the inner lines of a traceback that is not theirs.
+IDLE_TALK = (" ", "WARNING: This is a development", "[Traceback", "]")
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d [^\]]*\] \[\d+\] \[(\w+)\] ?")
 
 
@@ -198,7 +200,7 @@ def is_complaint(line: str) -> bool:
     if found:
         loud = found[1] in ("ERROR", "CRITICAL") or KILLED.search(line)
         return bool(loud) and not any(one in line for one in AFTERMATH)
-    return bool(line.strip()) and not line.startswith((" * ", "WARNING: This is a development"))
+    return bool(line.strip()) and not line.startswith(IDLE_TALK)
 
 
 def last_lines(said: str, count: int = 6) -> str:

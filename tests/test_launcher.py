@@ -570,7 +570,7 @@ def test_course_test_lints_then_runs_all_tests(used: Machine) -> None:
         "ruff check",
         "ruff format --check",
         "mypy ",
-        "python -P -m pytest -n 2 tests",
+        "python -P -m pytest -n 3 tests",
     ]
     used.run("test")
     assert "pip" not in used.calls()[0]  # the second time
@@ -606,7 +606,7 @@ def test_course_test_takes_pytest_arguments(
     """Named files are meant from where the user is; without any, all tests run."""
     (used.clone / "labs/labs").mkdir()  # what -k is given is no path, even if there is one
     used.run("test", *given, cwd=f"{CLONE}/labs")
-    assert used.calls()[-1] == " ".join(["python -P -m pytest -n 2", *passed_on])
+    assert used.calls()[-1] == " ".join(["python -P -m pytest -n 3", *passed_on])
 
 
 def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
