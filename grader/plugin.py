@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -29,6 +30,7 @@ from grader.site import Site
 from grader.text import clean
 
 LEARNERS = (AssertionError, StartFailed, requests.RequestException, OSError)
+LOUD = re.compile(r"\[(error|crit|alert|emerg)\]")
 STATE = pytest.StashKey["Grading"]()
 
 
@@ -199,12 +201,14 @@ class Run:
         # The session may end, and its boxes with it, while a check is still at it.
         with contextlib.suppress(GraderError, OSError, ValueError):
             self.front = site.front
-            self.log = last_log_line(site.error_log()[self.log_start :])
+            if self.exchanges:
+                self.log = log_line(site.error_log()[self.log_start :], self.exchanges[-1])
 
 
-def last_log_line(text: str) -> str:
-    """The last line of nginx's error log that says that something went wrong."""
-    wanted = [line for line in text.splitlines() if "[error]" in line or "[crit]" in line]
+def log_line(text: str, exchange: Exchange) -> str:
+    """The last line of nginx's error log about a request; "" when nothing went wrong with it."""
+    asked = f'request: "{exchange.method} {exchange.target} '
+    wanted = [line for line in text.splitlines() if asked in line and LOUD.search(line)]
     return clean(wanted[-1], 600) if wanted else ""
 
 
