@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 APP_HOME = "/srv/board"
 START_SECONDS = 15.0  # for a program that is ready in 0.2 s; an endless import takes for ever
-MOST_START_SECONDS = 120.0
+MOST_START_SECONDS = 40.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,10 @@ KILLED = re.compile(r"\(pid:\d+\) was sent SIG(?!TERM)")
 # What Gunicorn's master says of a worker's end, which the worker has explained already.
 AFTERMATH = ("exited with code", "Shutting down: Master", "Reason: ", "Exception in worker")
 # What no learner needs: flask's banner, the inner lines of a traceback that is not theirs.
-IDLE_TALK = (" ", "WARNING: This is a development", "[Traceback", "]")
+IDLE_TALK = (
+    *(" ", "]", "[Traceback", "Traceback", "During handling", "gunicorn.errors.HaltServer"),
+    "WARNING: This is a development",
+)
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d [^\]]*\] \[\d+\] \[(\w+)\] ?")
 
 
@@ -165,7 +168,8 @@ def python_message(said: str, files: set[str]) -> tuple[str, Place | None]:
     """
     lines = [LOG_LINE.sub("", line) for line in said.splitlines()]
     starts = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent")]
-    found = [read_traceback(lines[at + 1 :], files) for at in starts]
+    read = [read_traceback(lines[at + 1 :], files) for at in starts]
+    found = [one for one in read if "HaltServer" not in one[0]]  # the master's own way to end
     best = next((one for one in found if one[1]), None)
     if best:
         return best
