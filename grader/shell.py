@@ -27,7 +27,7 @@ def open_shell(lab: Lab, folder: Path) -> int:
     with Site(lab, read_submission(lab, folder), start=False, wall=0) as site:
         try:
             site.start()
-            print(HELLO.format(number=lab.number, url=url_of(site)))
+            print(HELLO.format(number=lab.number, url=url_of(site)), flush=True)
         except StartFailed as failed:
             print(f"{failed.service} did not start:\n{clean(failed.got)}", file=sys.stderr)
         return run_in(site, ["bash", "--norc", "-i"] if sys.stdin.isatty() else ["bash", "-s"])
