@@ -8,6 +8,7 @@ import re
 import shlex
 import textwrap
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -43,6 +44,7 @@ class Seen:
     got: str = ""
     note: str = ""
     place: Place | None = None
+    look_at: Sequence[tuple[str, str]] = ()
 
 
 def seen_in(error: BaseException) -> Seen:
@@ -50,7 +52,7 @@ def seen_in(error: BaseException) -> Seen:
     if isinstance(error, StartFailed):
         return Seen(error.expected, error.got, error.note, error.place)
     if isinstance(error, Mismatch):
-        return Seen(error.expected, error.got, error.note)
+        return Seen(error.expected, error.got, error.note, look_at=error.look_at)
     if isinstance(error, AssertionError):
         return seen_in_assert(error)
     if isinstance(error, requests.JSONDecodeError):
@@ -118,18 +120,18 @@ def what_was_asserted(trace: TracebackType | None) -> str:
     return ""
 
 
-def likely_place(check: Check, files: list[File], lab: Lab) -> Place | None:
+def likely_place(look_at: Sequence[tuple[str, str]], files: list[File], lab: Lab) -> Place | None:
     """Find the likely line in the learner's files; a guess, only for the card."""
     paths = {path: name for name, path in lab.files.items()}
     texts = {
         paths[one.path]: one.data.decode("utf-8", "replace") for one in files if one.path in paths
     }
-    for file, wanted in check.look_at:
+    for file, wanted in look_at:
         for number, line in enumerate(texts.get(file, "").splitlines(), 1):
             code = line.split("#")[0]
             if wanted and wanted in code:
                 return Place(file, number)
-    return Place(check.look_at[0][0]) if check.look_at else None
+    return Place(look_at[0][0]) if look_at else None
 
 
 def line_of(place: Place, files: list[File], lab: Lab) -> str:
@@ -275,7 +277,7 @@ def render(
         lines += row("why", check.why)
     if log:
         lines += row("log", log)
-    place = seen.place or likely_place(check, files or [], lab)
+    place = seen.place or likely_place(seen.look_at or check.look_at, files or [], lab)
     if place:
         where = f"{place.file}:{place.line}" if place.line else place.file
         text = line_of(place, files or [], lab)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.client
 import socket
 import ssl
 import time
@@ -58,27 +59,8 @@ class Exchange:
         return self.received.split(b"\r\n", 1)[0].decode("latin-1")
 
 
-class RecordedSocket(socket.socket):
-    """A socket that keeps a copy of what passes through it."""
-
-    exchange: Exchange | None = None
-
-    def sendall(self, data: Any, *flags: int) -> None:
-        """Send and record."""
-        if self.exchange and len(self.exchange.sent) < KEEP:
-            self.exchange.sent += bytes(data)[:KEEP]
-        super().sendall(data, *flags)
-
-    def recv_into(self, buffer: Any, *rest: Any) -> int:
-        """Receive and record."""
-        size = super().recv_into(buffer, *rest)
-        if self.exchange:
-            self.exchange.receive(memoryview(buffer)[:size])
-        return size
-
-
-class RecordedTLSSocket(ssl.SSLSocket):
-    """The same over TLS: what is recorded is the plain text."""
+class Recorded(socket.socket):
+    """A socket that keeps a copy of what passes through it: over TLS, the plain text."""
 
     exchange: Exchange | None = None
 
@@ -94,6 +76,14 @@ class RecordedTLSSocket(ssl.SSLSocket):
         if self.exchange:
             self.exchange.receive(memoryview(buffer)[:size])
         return size
+
+
+class RecordedSocket(Recorded):
+    """A plain one."""
+
+
+class RecordedTLSSocket(Recorded, ssl.SSLSocket):
+    """One over TLS."""
 
 
 def tls_context(authority: str | None = None) -> ssl.SSLContext:
@@ -141,9 +131,7 @@ class BoxAdapter(HTTPAdapter):
                 exchange.error = f"no answer within {timeout:g} s"
                 raise requests.ReadTimeout(exchange.error, request=request) from None
             raise requests.ConnectionError(exchange.error, request=request) from None
-        except (urllib3.exceptions.HTTPError, Exception) as error:
-            if not isinstance(error, urllib3.exceptions.HTTPError) and not _is_http(error):
-                raise
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
             exchange.error = str(error) or type(error).__name__
             raise requests.ConnectionError(exchange.error, request=request) from None
         finally:
@@ -187,12 +175,6 @@ class BoxAdapter(HTTPAdapter):
             )
         reply = connection.getresponse()
         return self.build_response(request, reply)
-
-
-def _is_http(error: Exception) -> bool:
-    import http.client
-
-    return isinstance(error, http.client.HTTPException)
 
 
 class Visitor(requests.Session):

@@ -10,6 +10,7 @@ CourseError                  anything below; its text is meant for a person
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -66,10 +67,15 @@ class Mismatch(AssertionError, CourseError):
         expected: what must hold, in a few words.
         got: what was seen.
         note: a sentence that helps to see the cause; may be empty.
+        look_at: files and texts of the likely line, when what was seen tells more than the check's
+            own `look_at`.
     """
 
-    def __init__(self, expected: str, got: str, note: str = "") -> None:
+    def __init__(
+        self, expected: str, got: str, note: str = "", look_at: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(f"expected {expected}; got {got}")
         self.expected = expected
         self.got = got
         self.note = note
+        self.look_at = look_at

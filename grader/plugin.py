@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import requests
 
-from grader.card import remember
+from grader.card import head_line, remember, render
 from grader.checks import Check, check_of
 from grader.client import Exchange
-from grader.errors import CourseError, GraderError, Mismatch, StartFailed
+from grader.errors import CourseError, GraderError, StartFailed
 from grader.lab import SOLUTIONS, Lab, load_lab, read_submission
 from grader.report import LabReporter
 from grader.results import Result
@@ -31,7 +31,6 @@ from grader.text import clean
 
 LEARNERS = (AssertionError, StartFailed, requests.RequestException, OSError)
 LOUD = re.compile(r"\[(error|crit|alert|emerg)\]")
-STATE = pytest.StashKey["Grading"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,8 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     # Two labs' test_lab.py are two modules, wherever the folders lie.
     config.option.importmode = "importlib"
-    config.stash[STATE] = Grading(config)
-    config.pluginmanager.register(config.stash[STATE], "grader-run")
+    config.pluginmanager.register(Grading(config), "grader-run")
     standard = config.pluginmanager.getplugin("terminalreporter")
     if standard is not None and config.option.verbose == 0:
         config.pluginmanager.unregister(standard)
@@ -90,7 +88,7 @@ class Sites:
         self._lock = threading.Lock()
 
     def files(self) -> list[File]:
-        """The learner's files, read at each use: `course watch` may have changed them."""
+        """The learner's files, as they are now."""
         return read_submission(self.lab, self.folder)
 
     def make(self, *, start: bool = True, **options: Any) -> Site:
@@ -133,6 +131,9 @@ class Run:
         self.made: list[Site] = []
         self.exchanges: list[Exchange] = []
         self.log_start = 0
+        self.files: list[File] = []
+        self.front: tuple[str, int | str] | None = None
+        self.log = ""
         self.error: BaseException | None = None
         self.seconds = 0.0
         self._thread: threading.Thread | None = None
@@ -182,9 +183,7 @@ class Run:
     def finish(self) -> None:
         """Run now, or wait for the thread that does."""
         if self._thread is None:
-            self.run()
-            self.keep()
-            self.sites.close(self.made)
+            self._run_and_close()
         else:
             self._thread.join()
 
@@ -192,8 +191,6 @@ class Run:
         """Keep what the card needs while the box is still there."""
         sites = self.made or ([self.sites.shared] if self.sites.shared else [])
         self.files = sites[-1].files if sites else []
-        self.front: tuple[str, int | str] | None = None
-        self.log = ""
         if not sites or self.error is None or isinstance(self.error, StartFailed):
             return
         site = sites[-1]
@@ -345,23 +342,18 @@ class Grading:
 
     def card(self, run: Run, verdict: str, item: pytest.Item) -> str:
         """Write what is shown for a check."""
-        from grader.card import head_line, render
-
         if verdict == "passed":
             return head_line(verdict, run.check, run.check.points)
         blocked_by = dict(item.user_properties).get("blocked", "")
-        files = getattr(run, "files", [])
-        if not files:
-            files = readable(run.sites)
         return render(
             verdict,
             run.check,
             run.sites.lab,
             error=run.error,
             exchange=run.exchanges[-1] if run.exchanges else None,
-            files=files,
-            front=getattr(run, "front", None),
-            log=getattr(run, "log", ""),
+            files=run.files or readable(run.sites),
+            front=run.front,
+            log=run.log,
             blocked_by=str(blocked_by),
         )
 
@@ -428,6 +420,3 @@ def site() -> None:
 @pytest.fixture
 def make_site() -> None:
     """A function that starts another site; the plugin hands it to a check."""
-
-
-__all__ = ["Grading", "Mismatch"]

@@ -119,6 +119,10 @@ class Service:
         """Its processes: dictionaries with pid, parent, state, cpu (s), rss (bytes), threads."""
         return [one for one in self.site.processes() if one["service"] == self.name]
 
+    def cpu(self) -> float:
+        """Seconds of CPU that its processes have used so far; those that ended do not count."""
+        return float(sum(one["cpu"] for one in self.processes()))
+
     def workers(self) -> list[int]:
         """The process ids of its first process's children."""
         return sorted(one["pid"] for one in self.processes() if one["parent"] == self.pid)

@@ -12,6 +12,7 @@ from html import unescape
 
 import requests
 
+from grader.board import LOGIN
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.errors import Mismatch, StartFailed
 from grader.sandbox import File
@@ -25,7 +26,7 @@ IMPORT_SECONDS = 10.0
 # Python imports wsgi.py, then stops where it is: so one can see what the import left running.
 IMPORT_AND_STOP = "import wsgi, os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
 
-ADA = ("ada", "pin-the-notice")
+ADA = tuple(LOGIN.values())
 DEBUGGER_SCRIPT = pkgutil.get_data("werkzeug.debug", "shared/debugger.js")
 # What a visitor must not learn from a crash. The first three are of /crash, the others of a
 # database that is none.
@@ -120,8 +121,7 @@ def shows(site: Site, title: str) -> bool:
 
 def sign_in(site: Site) -> dict[str, str]:
     """Log in; returns the header that carries the session."""
-    form = {"name": ADA[0], "password": ADA[1]}
-    reply = site.post("/login", host=HERE, data=form)
+    reply = site.post("/login", host=HERE, data=LOGIN)
     cookies = "; ".join(f"{one.name}={one.value}" for one in reply.cookies)
     if reply.status_code != 303 or not cookies:
         raise Mismatch(

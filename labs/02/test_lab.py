@@ -11,6 +11,7 @@ from collections import Counter
 
 import requests
 
+from grader.board import whoami
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.errors import Mismatch
 from grader.site import wait_for
@@ -23,18 +24,6 @@ LIVES = 3  # of workers, to see that they differ
 URL = "http://127.0.0.1:8000"
 A_WORKER = f"pid=$(curl -s {URL}/whoami | grep -o '\"pid\":[0-9]*' | cut -d: -f2)"
 MASTER = "$(cut -d' ' -f4 /proc/$pid/stat)"
-
-
-def whoami(site, **options):
-    """Ask the app what it knows about a visitor; any other answer is a mismatch."""
-    reply = site.get("/whoami", **options)
-    if reply.status_code != 200:
-        raise Mismatch("the app's own answer, with status 200", f"status {reply.status_code}")
-    try:
-        told = dict(reply.json())
-    except (TypeError, ValueError):
-        raise Mismatch("the app's JSON", f"something else: {reply.text[:60]!r}") from None
-    return {"instance": "", "pid": 0, "scheme": "", **told}
 
 
 def addresses(site):

@@ -8,7 +8,8 @@ from urllib.parse import urljoin
 
 import requests
 
-from grader.checks import by_hand, check_of, look_at, needs, points
+from grader.board import told_by, whoami
+from grader.checks import by_hand, look_at, needs, points
 from grader.errors import Mismatch
 
 SLOW_CLIENTS = 50
@@ -19,24 +20,6 @@ BY_HAND = (
     "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
     "printf '%s' >&$slow; done; curl -m 10 -i http://board.example/whoami"
 )
-
-
-def told_by(reply):
-    """The JSON of the app; any other answer is a mismatch."""
-    if reply.status_code != 200:
-        raise Mismatch("the app's own answer, with status 200", f"status {reply.status_code}")
-    try:
-        return dict(reply.json())
-    except (TypeError, ValueError):
-        raise Mismatch("the app's JSON", f"something else: {reply.text[:60]!r}") from None
-
-
-def whoami(site, **options):
-    """Ask the app what it knows about a visitor."""
-    told = told_by(site.get("/whoami", **options))
-    for name in ("client", "scheme", "host", "url", "instance"):
-        told.setdefault(name, "")
-    return told
 
 
 def whoami_unless_refused(site, headers):
@@ -63,11 +46,6 @@ def plain(address):
         return address
 
 
-def blame(check, *places):
-    """Point the card of a check to the first of these lines, now that the cause is known."""
-    check_of(check).look_at[:] = places
-
-
 def inherits_nothing(site, directive):
     """A note for the card of a header that is set in nginx.conf and yet does not arrive."""
     if directive not in (site.submitted("nginx.conf") or b""):
@@ -75,7 +53,7 @@ def inherits_nothing(site, directive):
     return "A location that sets any header itself inherits none of the lines outside of it."
 
 
-def check_client(check, site, address, **options):
+def check_client(site, address, **options):
     """The app knows a visitor's address; if not, the headers that reached it tell whose fault."""
     told = whoami(site, source=address, **options)
     client = plain(told["client"])
@@ -84,14 +62,14 @@ def check_client(check, site, address, **options):
     headers = reached_the_app(told)
     named = [f"{name}: {value}" for name, value in headers.items() if address in value]
     if named:
-        blame(check, *[("wsgi.py", text) for text in ("x_for", "app.wsgi_app", "app =")])
+        lines = [("wsgi.py", text) for text in ("x_for", "app.wsgi_app", "app =")]
         note = f"This reached the app: {named[0]}. The app does not take the address from it."
     else:
-        lines = ("X-Forwarded-For", "X-Real-IP", "proxy_pass")
-        blame(check, *[("nginx.conf", text) for text in lines])
+        texts = ("X-Forwarded-For", "X-Real-IP", "proxy_pass")
+        lines = [("nginx.conf", text) for text in texts]
         note = "No header that reached the app has the visitor's address. "
         note += inherits_nothing(site, b"$remote_addr")
-    raise Mismatch(f"client {address}", f"client {client or '(empty)'}", note.strip())
+    raise Mismatch(f"client {address}", f"client {client or '(empty)'}", note.strip(), lines)
 
 
 @points(2)
@@ -103,13 +81,15 @@ def test_site_answers(site):
     """
     owner = site.port_owner(80)
     if owner != "nginx":
-        blame(test_site_answers, ("nginx.conf", "listen"), ("nginx.conf", "server"))
-        raise Mismatch("nginx listens on port 80", f"{owner or 'nobody'} listens there")
+        lines = (("nginx.conf", "listen"), ("nginx.conf", "server"))
+        got = f"{owner or 'nobody'} listens there"
+        raise Mismatch("nginx listens on port 80", got, look_at=lines)
     told = whoami(site)
     if told["instance"] != site.instance:
-        blame(test_site_answers, ("nginx.conf", "return"), ("nginx.conf", "location"))
         raise Mismatch(
-            "an answer that only the app can give", "another answer, made before the app was asked"
+            "an answer that only the app can give",
+            "another answer, made before the app was asked",
+            look_at=(("nginx.conf", "return"), ("nginx.conf", "location")),
         )
 
 
@@ -134,7 +114,7 @@ def test_visitor_address(site):
     Without it every log line, rate limit and ban hits Nginx itself.
     """
     for address in ("203.0.113.7", "203.0.113.99"):
-        check_client(test_visitor_address, site, address)
+        check_client(site, address)
 
 
 @points(1)
@@ -144,7 +124,7 @@ def test_visitor_address_v6(site):
 
     Half of the visitors may come this way; they too want their own log lines and limits.
     """
-    check_client(test_visitor_address_v6, site, "2001:db8::7", family=6)
+    check_client(site, "2001:db8::7", family=6)
 
 
 @points(2)
@@ -157,11 +137,11 @@ def test_host(site):
     for host in ("board.example", "www.board.example"):
         url = whoami(site, host=host)["url"]
         if url != f"http://{host}/whoami":
-            note = inherits_nothing(site, b"Host $") if host not in url else ""
+            note, lines = inherits_nothing(site, b"Host $") if host not in url else "", ()
             if url == f"https://{host}/whoami":
-                blame(test_host, ("nginx.conf", "X-Forwarded-Proto"), ("wsgi.py", "x_proto"))
+                lines = (("nginx.conf", "X-Forwarded-Proto"), ("wsgi.py", "x_proto"))
                 note = "The host is right; the scheme is not. This visitor came over http."
-            raise Mismatch(f"url http://{host}/whoami", f"url {url}", note)
+            raise Mismatch(f"url http://{host}/whoami", f"url {url}", note, lines)
 
 
 @points(1)
@@ -174,13 +154,14 @@ def test_port(site):
     """
     told = whoami(site, host="board.example:8080")
     if told["url"] != "http://board.example:8080/whoami":
-        note = ""
+        note, lines = "", ()
         for name, option in (("X-Forwarded-Port", "x_port"), ("X-Forwarded-Host", "x_host")):
             if name in reached_the_app(told):
-                blame(test_port, ("wsgi.py", option), ("nginx.conf", name), ("nginx.conf", "Host"))
+                lines = (("wsgi.py", option), ("nginx.conf", name), ("nginx.conf", "Host"))
                 note = f"This reached the app too: {name}: {reached_the_app(told)[name]}"
                 break
-        raise Mismatch("url http://board.example:8080/whoami", f"url {told['url']}", note)
+        wanted = "url http://board.example:8080/whoami"
+        raise Mismatch(wanted, f"url {told['url']}", note, lines)
 
 
 SPOOFED_ADDRESSES = (
@@ -213,8 +194,7 @@ def test_spoofed_address(site):
                 note = "No header that reached the app ends with the right address."
                 texts = ("set_real_ip_from", "real_ip_header", "X-Forwarded-For", "proxy_pass")
                 lines = [("nginx.conf", text) for text in texts]
-            blame(test_spoofed_address, *lines)
-            raise Mismatch("client 203.0.113.7", f"client {client}", note)
+            raise Mismatch("client 203.0.113.7", f"client {client}", note, lines)
 
 
 SPOOFED_SCHEMES = (
@@ -266,11 +246,11 @@ def test_spoofed_host(site):
         if url != "http://board.example/whoami":
             name = next(iter(headers))
             option = name.lower().replace("x-forwarded-", "x_")  # as ProxyFix calls it
-            blame(test_spoofed_host, ("wsgi.py", option), ("nginx.conf", name), ("wsgi.py", "app"))
             raise Mismatch(
                 "url http://board.example/whoami",
                 f"url {url}",
                 f"The app believes {name}, and Nginx does not replace it.",
+                (("wsgi.py", option), ("nginx.conf", name), ("wsgi.py", "app")),
             )
 
 

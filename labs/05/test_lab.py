@@ -4,6 +4,7 @@ import gzip
 import time
 import zlib
 
+from grader.board import LOGIN
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import Mismatch
@@ -89,7 +90,7 @@ def prepare(site):
     if site.box.read("/srv/board/static/feed.xml") is None:
         place(site, MADE)
         notice = {"title": "Found: a long notice", "body": "It is pinned to the board. " * 30}
-        site.post("/api/notices", json=notice, auth=("ada", "pin-the-notice"))
+        site.post("/api/notices", json=notice, auth=tuple(LOGIN.values()))
 
 
 def place_ready(site):
@@ -448,7 +449,7 @@ def test_account(site):
     two are alike. Byte by byte the secret leaks; the attack is called BREACH.
     """
     visitor = site.visitor()
-    visitor.post("/login", data={"name": "ada", "password": "pin-the-notice"})
+    visitor.post("/login", data=LOGIN)
     for form in ACCOUNTS:
         path = f"{form}?note=token"
         reply = visitor.get(path, headers={"Accept-Encoding": "gzip"}, stream=True)
