@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import re
 import shlex
 import textwrap
@@ -11,15 +12,16 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-
-import requests
+from typing import TYPE_CHECKING
 
 from grader.checks import Check
-from grader.client import Exchange
 from grader.errors import GraderError, Mismatch, Place, StartFailed
 from grader.lab import Lab
 from grader.sandbox import ZONE, File
 from grader.text import clean
+
+if TYPE_CHECKING:
+    from grader.client import Exchange  # slow to import: not before the site is being started
 
 WIDTH = 80
 LABEL = 11  # columns of a card's labels
@@ -55,9 +57,9 @@ def seen_in(error: BaseException) -> Seen:
         return Seen(error.expected, error.got, error.note, look_at=error.look_at)
     if isinstance(error, AssertionError):
         return seen_in_assert(error)
-    if isinstance(error, requests.JSONDecodeError):
+    if isinstance(error, json.JSONDecodeError):
         return Seen("JSON from the app", "a body that is not JSON")
-    if isinstance(error, requests.RequestException | OSError):
+    if isinstance(error, OSError):
         return Seen("an answer", str(error) or type(error).__name__)
     return Seen("", f"{type(error).__name__}: {error}")
 
@@ -144,7 +146,9 @@ def line_of(place: Place, files: list[File], lab: Lab) -> str:
 
 def unusual(exchange: Exchange) -> dict[str, str]:
     """The request's headers less those that every request has."""
-    usual = requests.utils.default_headers()
+    from requests.utils import default_headers
+
+    usual = default_headers()
     return {
         name: value
         for name, value in exchange.headers.items()

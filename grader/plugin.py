@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Generator
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 
 from grader.card import head_line, remember, render
 from grader.checks import Check, check_of
-from grader.client import Exchange
 from grader.errors import CourseError, GraderError, StartFailed
 from grader.lab import SOLUTIONS, Lab, load_lab, read_submission
 from grader.report import LabReporter
@@ -29,7 +27,10 @@ from grader.sandbox import File
 from grader.site import Site
 from grader.text import clean
 
-LEARNERS = (AssertionError, StartFailed, requests.RequestException, OSError)
+if TYPE_CHECKING:
+    from grader.client import Exchange
+
+LEARNERS = (AssertionError, StartFailed, OSError)  # what requests raises is an OSError too
 LOUD = re.compile(r"\[(error|crit|alert|emerg)\]")
 
 
@@ -41,35 +42,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--results", metavar="FILE", help="write the results as JSON")
 
 
-@lru_cache
-def lab_of(folder: Path) -> Lab | None:
-    """The lab that a folder is, if it is one."""
-    return load_lab(folder) if (folder / "lab.toml").is_file() else None
-
-
-def asks_for_labs(config: pytest.Config) -> bool:
-    """Tell whether this run is about lab folders and nothing else."""
-    paths = [Path(one.split("::")[0]) for one in config.args]
-    if not paths:
-        return False
+def asked_folders(config: pytest.Config) -> list[Path]:
+    """The lab folders that this run is about; none when it is about anything else too."""
     here = config.invocation_params.dir
-    for path in paths:
-        full = here / path
-        folder = full.parent if full.suffix == ".py" else full
+    found: list[Path] = []
+    for one in config.args:
+        path = Path(os.path.abspath(here / one.split("::")[0]))  # links stay, as pytest has it
+        folder = path.parent if path.suffix == ".py" else path
         inside = [*folder.glob("*/lab.toml"), *folder.glob("lab.toml")]
         if not inside or (folder / "pyproject.toml").exists():
-            return False
-    return True
+            return []
+        found += [told.parent for told in inside]
+    return found
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Take the terminal over when only labs are graded."""
-    if not asks_for_labs(config):
+    folders = asked_folders(config)
+    if not folders:
         return
     # Two labs' test_lab.py are two modules, wherever the folders lie.
     config.option.importmode = "importlib"
-    config.pluginmanager.register(Grading(config), "grader-run")
+    config.pluginmanager.register(Grading(config, folders), "grader-run")
     standard = config.pluginmanager.getplugin("terminalreporter")
     if standard is not None and config.option.verbose == 0:
         config.pluginmanager.unregister(standard)
@@ -86,6 +81,8 @@ class Sites:
         self.shared: Site | None = None
         self.failed: StartFailed | None = None
         self._lock = threading.Lock()
+        self._early: threading.Thread | None = None
+        self._error: Exception | None = None
 
     def files(self) -> list[File]:
         """The learner's files, as they are now."""
@@ -100,16 +97,29 @@ class Sites:
             site.start()
         return site
 
+    def start_early(self) -> None:
+        """Begin to start the shared site, while pytest and the checks get ready."""
+        self._early = threading.Thread(target=self._make_shared, daemon=True)
+        self._early.start()
+
+    def _make_shared(self) -> None:
+        self._error = None
+        try:
+            self.shared = self.make()
+        except StartFailed as failed:
+            self.failed = failed
+        except Exception as error:
+            self._error = error
+
     def common(self) -> Site:
         """The site that all checks without a box of their own share."""
-        if self.failed:
-            raise self.failed
+        if self._early:
+            self._early.join()
+            self._early = None
+        elif self.shared is None and self.failed is None:
+            self._make_shared()
         if self.shared is None:
-            try:
-                self.shared = self.make()
-            except StartFailed as failed:
-                self.failed = failed
-                raise
+            raise self.failed or self._error or GraderError("the site was not started")
         return self.shared
 
     def close(self, sites: list[Site] | None = None) -> None:
@@ -212,8 +222,9 @@ def log_line(text: str, exchange: Exchange) -> str:
 class Grading:
     """One pytest run over lab folders."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, folders: list[Path]) -> None:
         self.config = config
+        self.folders = folders
         self.sites: dict[Path, Sites] = {}
         self.runs: dict[str, Run] = {}
         self.verdicts: dict[tuple[Path, str], str] = {}
@@ -221,6 +232,26 @@ class Grading:
         self.current: Path | None = None
 
     # --- collecting
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Start the site of a single lab now: programs take as long to start as pytest does."""
+        # Workers of xdist share labs out later; this process then only hands them out.
+        config = self.config
+        if len(self.folders) == 1 and not (config.option.collectonly or in_parallel(config)):
+            with contextlib.suppress(CourseError, pytest.UsageError):  # told when collected
+                self.sites_of(self.folders[0]).start_early()
+
+    def sites_of(self, folder: Path) -> Sites:
+        """The manager of a lab's boxes, made when first needed.
+
+        Raises:
+            CourseError: lab.toml is wrong.
+        """
+        if folder not in self.sites:
+            lab = load_lab(folder)
+            self.sites[folder] = Sites(lab, self.submission(lab))
+        return self.sites[folder]
 
     def submission(self, lab: Lab) -> Path:
         """The folder whose files are graded."""
@@ -236,9 +267,8 @@ class Grading:
         """Make the boxes' managers; name the first check of each lab."""
         try:
             for item in items:
-                lab = lab_of(item.path.parent)
-                if lab and item.path.parent not in self.sites:
-                    self.sites[item.path.parent] = Sites(lab, self.submission(lab))
+                if (item.path.parent / "lab.toml").is_file():
+                    self.sites_of(item.path.parent)
         except CourseError as error:
             raise pytest.UsageError(str(error)) from None
 
@@ -373,14 +403,24 @@ class Grading:
         if "inconclusive" in verdicts and "failed" not in verdicts:
             session.exitstatus = 3
         wanted = self.config.getoption("results")
-        if wanted and not hasattr(self.config, "workerinput"):
+        if wanted and not is_worker(self.config):
             told = [one.as_dict() for one in self.results]
             Path(wanted).write_text(json.dumps({"results": told}, indent=1, ensure_ascii=False))
 
 
 def is_controller(config: pytest.Config) -> bool:
     """Tell whether this process only hands the checks to xdist's workers."""
-    return bool(config.getoption("tx", None)) and not hasattr(config, "workerinput")
+    return in_parallel(config) and not is_worker(config)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Tell whether xdist hands this process some of the checks."""
+    return hasattr(config, "workerinput")
+
+
+def in_parallel(config: pytest.Config) -> bool:
+    """Tell whether xdist shares the checks out to several processes."""
+    return bool(config.getoption("tx", None)) or is_worker(config)
 
 
 def readable(sites: Sites) -> list[File]:

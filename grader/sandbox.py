@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -49,6 +50,7 @@ LARGE = 20 * MIB  # bytes of static/large.bin
 WALL = 300.0  # seconds
 CLOSE_SECONDS = 5.0  # for a box's processes to be gone
 MOST_DESCRIPTORS = 200  # in one message; the kernel's own limit is 253
+AHEAD = 16  # sockets that are asked for at once: a new one is as good as another
 TMPFS = {"/etc": 16, "/run": 32, "/srv": 96, "/var": 512, "/home": 16, "/tmp": 64, "/dev/shm": 64}
 FOR_ALL = ("/tmp", "/dev/shm")  # mode 1777
 
@@ -70,8 +72,8 @@ KERNEL = {
     # A shell's `curl --interface` may use any visitor's address.
     "net/ipv6/ip_nonlocal_bind": "1",
     # How much of a page the kernel swallows for a slow reader is the same on every machine.
-    "net/ipv4/tcp_wmem": "4096 16384 524288",
-    "net/ipv4/tcp_rmem": "4096 131072 1048576",
+    "net/ipv4/tcp_wmem": "4096 16384 131072",
+    "net/ipv4/tcp_rmem": "4096 131072 262144",
     # Mounts and networks of their own would be ways around the limits. (An ordinary user's
     # services come into a user namespace each; with these forbidden that gives them nothing.)
     **{
@@ -251,6 +253,7 @@ class Box:
         self._pidfd = -1
         self._said: str | None = None
         self.pid = 0
+        self._spare: dict[int, list[socket.socket]] = {4: [], 6: []}
         self._control, inside = socket.socketpair()
         self._control.settimeout(30)
         try:
@@ -377,12 +380,26 @@ class Box:
 
     def sockets(self, family: int = 4, count: int = 1) -> list[socket.socket]:
         """Make TCP sockets that live in the box's network, neither bound nor connected."""
+        spare = self._spare[family]
+        if self._ended():
+            spare.clear()  # theirs is a network without servers: what they say would mislead
         made: list[socket.socket] = []
         while len(made) < count:
-            some = min(count - len(made), MOST_DESCRIPTORS)
-            _, fds = self._ask("sockets", some, {"family": family, "count": some})
-            made += [socket.socket(fileno=fd) for fd in fds]
+            try:
+                made.append(spare.pop())
+            except IndexError:
+                some = min(max(count - len(made), AHEAD), MOST_DESCRIPTORS)
+                _, fds = self._ask("sockets", some, {"family": family, "count": some})
+                spare += [socket.socket(fileno=fd) for fd in fds]
         return made
+
+    def _ended(self) -> bool:
+        """Tell whether the box's first process is gone."""
+        if self._pidfd < 0:
+            return True
+        told = select.poll()  # unlike select, it takes any number of a descriptor
+        told.register(self._pidfd, select.POLLIN)
+        return bool(told.poll(0))
 
     def unix_socket(self, path: str) -> socket.socket:
         """Connect to a unix socket inside the box.
@@ -423,6 +440,10 @@ class Box:
 
     def close(self) -> None:
         """End the box and everything in it; returns when all its processes are gone."""
+        for spare in self._spare.values():
+            for one in spare:
+                one.close()
+            spare.clear()
         self._control.close()
         self._end()
         self._said = self._said or ""

@@ -12,15 +12,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import requests
-
-from grader.client import Exchange, RecordedSocket, Visitor, tls_context
 from grader.errors import GraderError, StartFailed
 from grader.lab import Lab
 from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box, File
 from grader.services import PROGRAMS, start_failure, start_seconds
+
+if TYPE_CHECKING:
+    import requests
+
+    # Slow to import: it is when the first visitor comes, who may have to wait for the site anyway.
+    from grader.client import Exchange, RecordedSocket, Visitor
 
 Result = TypeVar("Result")
 TICKS = (0.002, 0.02)  # seconds between two looks at what is waited for: at first, at last
@@ -342,6 +345,8 @@ class Site:
         Raises:
             OSError: as a connect does.
         """
+        from grader.client import RecordedSocket
+
         host, door = self.front
         if isinstance(door, str) and port is None and server is None:
             return RecordedSocket(fileno=self.box.unix_socket(door).detach())
@@ -377,6 +382,8 @@ class Site:
 
     def visitor(self, source: str | None = "", **options: Any) -> Visitor:
         """Make a visitor who keeps cookies; options as for `grader.client.Visitor`."""
+        from grader.client import Visitor, tls_context
+
         family = options.get("family", 4)
         local = self.front[0] != ZONE
         if source == "":
@@ -444,7 +451,7 @@ class Site:
             started = time.monotonic()
             try:
                 return Timed(call(), None, time.monotonic() - started)
-            except (requests.RequestException, OSError) as error:
+            except OSError as error:  # all that requests raises is one
                 return Timed(None, error, time.monotonic() - started)
 
         with ThreadPoolExecutor(len(calls)) as pool:
@@ -461,7 +468,7 @@ class Site:
                 started = time.monotonic()
                 try:
                     made = Timed(call(), None, 0.0)
-                except (requests.RequestException, OSError) as error:
+                except OSError as error:
                     made = Timed(None, error, 0.0)
                 made.seconds = time.monotonic() - started
                 results.append(made)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from grader.sandbox import find_program
 
 TOML = """
 number = "90"
@@ -320,3 +323,26 @@ def test_other_tests_are_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "assert 1 == 2" in done.stdout
     assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "boxes"),
+    [
+        ((), 1),
+        (("-k", "first"), 1),
+        (("-n", "2"), 1),
+        (("--collect-only",), 0),
+    ],
+)
+def test_the_shared_site_starts_once(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], boxes: int
+) -> None:
+    counter = tmp_path / "bin" / "bwrap"
+    counter.parent.mkdir()
+    started = tmp_path / "started"
+    started.touch()
+    counter.write_text(f'#!/bin/sh\necho x >>{started}\nexec {find_program("bwrap")} "$@"\n')
+    counter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{counter.parent}:{os.environ['PATH']}")
+    lab.run(CHOOSE, *options, cwd=tmp_path)
+    assert started.read_text().count("x") == boxes

@@ -14,7 +14,7 @@ from grader.errors import Mismatch
 
 SLOW_CLIENTS = 50
 NORMAL_VISITORS = 25
-BIG_KB = 3000  # more than the kernel swallows between the app and a stuck reader
+BIG_KB = 1000  # more than the kernel swallows between the app and a stuck reader
 PATIENCE = 10  # seconds that a visitor waits at most
 BY_HAND = (
     "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
