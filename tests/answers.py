@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grader.checks import Check, check_of
+from grader.lab import Lab
+
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SUBMITTED = {"expect.toml", "card.txt"}
 
@@ -27,6 +30,16 @@ class Graded:
     def names(self, verdict: str) -> list[str]:
         """The checks that came out like this, in their order."""
         return [name for name, one in self.results.items() if one["verdict"] == verdict]
+
+
+def checks(lab: Lab) -> list[Check]:
+    """The checks of a lab, in order."""
+    space: dict[str, object] = {"__name__": "checks"}
+    code = (lab.folder / "test_lab.py").read_text()
+    exec(compile(code, lab.folder / "test_lab.py", "exec"), space)
+    return [
+        check_of(one) for name, one in space.items() if name.startswith("test_") and callable(one)
+    ]
 
 
 def answers(kind: str) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from grader.sandbox import Box
+from grader.site import wait_for
 
 Seen = TypeVar("Seen")
 PATIENCE = 30.0  # seconds; what is waited for comes within one, on an idle machine
@@ -19,14 +19,10 @@ NUMBERS = count(1)
 
 def wait_until(look: Callable[[], Seen], what: str, seconds: float = PATIENCE) -> Seen:
     """Look until something true is seen; fail with `what` was waited for."""
-    end = time.monotonic() + seconds
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.005)
+    seen = wait_for(look, seconds)
+    if not seen:
+        raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+    return seen
 
 
 @dataclass

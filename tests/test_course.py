@@ -10,24 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from grader.checks import Check, check_of
 from grader.hints import LEVELS, load_hints
 from grader.lab import LABS, SOLUTIONS, Lab, all_labs
 
-ROOT = LABS.parent
+sys.path.insert(0, str(Path(__file__).parent))
+from answers import ROOT, checks
+from pages import course
+
 ALL = all_labs()
 NUMBERS = [lab.number for lab in ALL]
 each_lab = pytest.mark.parametrize("lab", ALL, ids=NUMBERS)
-
-
-def checks(lab: Lab) -> list[Check]:
-    """The checks of a lab, in order."""
-    space: dict[str, object] = {"__name__": "checks"}
-    code = (lab.folder / "test_lab.py").read_text()
-    exec(compile(code, lab.folder / "test_lab.py", "exec"), space)
-    return [
-        check_of(one) for name, one in space.items() if name.startswith("test_") and callable(one)
-    ]
 
 
 @each_lab
@@ -69,18 +61,6 @@ def test_galleries_are_large_enough(lab: Lab) -> None:
     right = [one for one in (ROOT / "tests" / "right" / lab.number).iterdir() if one.is_dir()]
     assert len(wrong) >= 8
     assert len(right) >= 3
-
-
-def course(*arguments: str, stdin: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command line."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "grader", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-    )
 
 
 def test_list_names_the_labs() -> None:
@@ -146,7 +126,7 @@ def test_up_opens_a_shell_beside_the_site() -> None:
     curl -s --interface 2001:db8::77 http://anything.board.example/whoami
     exit 7
     """
-    done = course("up", "03", "--solution", stdin=commands)
+    done = course("up", "03", "--solution", script=commands)
     assert done.returncode == 7, done.stderr
     assert "/srv/board" in done.stdout
     assert '"client":"203.0.113.77"' in done.stdout
@@ -158,6 +138,6 @@ def test_up_opens_the_shell_also_when_the_site_does_not_start(tmp_path: Path) ->
     folder = tmp_path / "broken"
     shutil.copytree(SOLUTIONS / "03", folder)
     (folder / "nginx.conf").write_text("servr {}\n")
-    done = course("up", "03", "--submission", str(folder), stdin="nginx -t; exit 0\n")
+    done = course("up", "03", "--submission", str(folder), script="nginx -t; exit 0\n")
     assert 'unknown directive "servr"' in done.stderr
     assert done.returncode == 0

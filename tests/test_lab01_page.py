@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from importlib import util
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from grader.lab import LABS
+sys.path.insert(0, str(Path(__file__).parent))
+from pages import bench, course, read_page
 
-ROOT = LABS.parent
-PAGE = (ROOT / "docs" / "labs" / "01-dev-server.md").read_text()
+PAGE = read_page("01-dev-server")
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BOXES = {"In the box, with the starter": [], "In the box, with your answer": ["--solution"]}
 ELSEWHERE = {"./course check 01", "./course up 01"}  # what other tests run
@@ -33,14 +31,7 @@ def run_in_box(title: str) -> tuple[list[str], list[str]]:
             assert after == "text", f"no output after {text}"
             commands, shown = commands + text, shown + output
     assert commands
-    done = subprocess.run(
-        [sys.executable, "-m", "grader", "up", "01", *BOXES[title]],
-        input=commands,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
+    done = course("up", "01", *BOXES[title], script=f"exec 2>&1\n{commands}")
     return words(done.stdout), words(shown)
 
 
@@ -65,14 +56,10 @@ def test_every_other_command_is_run_elsewhere() -> None:
 
 
 def test_visitors_of_the_development_server_do_not_wait_for_each_other() -> None:
-    path = Path(__file__).parent / "bench" / "dev_server.py"
-    spec = util.spec_from_file_location("dev_server", path)
-    assert spec and spec.loader
-    bench = util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    with_threads = bench.median(20, threads=True, runs=1)
-    without = bench.median(20, threads=False, runs=1)
-    assert without >= 20 * bench.WAIT
+    measured = bench("dev_server")
+    with_threads = measured.median(20, threads=True, runs=1)
+    without = measured.median(20, threads=False, runs=1)
+    assert without >= 20 * measured.WAIT
     assert without > 4 * with_threads
-    with bench.dev_server(threads=True) as site:
-        assert bench.most_threads(site, 20) >= 20
+    with measured.dev_server(threads=True) as site:
+        assert measured.most_threads(site, 20) >= 20

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from importlib import util
 from pathlib import Path
 
 import pytest
 
 from grader.errors import StartFailed
-from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.lab import SOLUTIONS, find_lab, read_solution
 from grader.sandbox import File
 from grader.site import Site, wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "labs" / "02-gunicorn.md").read_text()
+sys.path.insert(0, str(Path(__file__).parent))
+from answers import ROOT
+from pages import bench, blocks, check_session, in_box, read_page, sessions, troubles
+
+PAGE = read_page("02-gunicorn")
 LAB = find_lab("02")
-BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TROUBLE = PAGE.partition("\n## What can go wrong\n")[2].partition("\n## ")[0]
-TROUBLES = dict(re.findall(r"^### (.*?)\n(.*?)(?=^### |\Z)", TROUBLE, re.MULTILINE | re.DOTALL))
+TROUBLES = troubles(PAGE)
 SNIPPET = re.compile(r'--8<-- "([^":]+):(\d+):(\d+)"')
 ELSEWHERE = {"./course check 02"}  # what other tests run
 GUNICORN = ["gunicorn", "--config", "gunicorn.conf.py"]
@@ -43,53 +41,21 @@ def masked(text: str) -> str:
     return text.strip()
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The fenced blocks of a page: language and content."""
-    return BLOCK.findall(text)
-
-
-def sessions() -> list[tuple[str, list[tuple[list[str], str]]]]:
-    """Each `./course` command, and for a box the commands in there with their outputs."""
-    made: list[tuple[str, list[tuple[list[str], str]]]] = []
-    told = blocks(PAGE)
-    for (language, body), (after, output) in zip(told, [*told[1:], ("", "")], strict=True):
-        if language != "console":
-            continue
-        lines = body.splitlines()
-        made += [(one[2:], []) for one in lines if one.startswith("$ ")]
-        inside = [one[2:] for one in lines if one.startswith("# ")]
-        assert all(one.startswith(("$ ", "# ")) for one in lines)
-        made[-1][1].append((inside, output if after == "text" else ""))
-    return made
-
-
-@pytest.mark.parametrize("number", range(len(sessions())))
+@pytest.mark.parametrize("number", range(len(sessions(PAGE))))
 def test_commands_print_what_the_page_shows(number: int) -> None:
-    command, steps = sessions()[number]
-    words = command.split()
-    assert words[0] == "./course"
-    script = "exec 2>&1\n"
-    for inside, _ in steps:
-        script += "echo '<<<<'\n" + "\n".join(inside) + "\n"
-    done = subprocess.run(
-        [sys.executable, "-m", "grader", *words[1:]],
-        input=script,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    if words[1] != "up":
-        assert done.returncode == 0, done.stdout
-        assert steps[0][1].strip() in done.stdout
+    command, steps = sessions(PAGE)[number]
+    counts = [at for at, (inside, _) in enumerate(steps) if any("uniq -c" in one for one in inside)]
+    if not counts:
+        check_session((command, steps), masked)
         return
-    printed = [masked(one) for one in done.stdout.split("<<<<\n")[1:]]
-    for (inside, output), one in zip(steps, printed, strict=True):
-        if "uniq -c" in inside[0]:  # as many lines as there were workers, which is left to chance
-            assert set(one.splitlines()) == {'N "pid":N'}
-            assert len(one.splitlines()) >= 4
+    printed = [masked(one) for one in in_box([inside for inside, _ in steps], *command.split()[2:])]
+    for at, (_, output) in enumerate(steps):
+        if at in counts:  # as many lines as there were workers, which is left to chance
+            assert set(printed[at].splitlines()) == {'N "pid":N'}
+            assert len(printed[at].splitlines()) >= 4
         else:
-            assert one == masked(output), inside
+            assert printed[at] == masked(output)
+    assert len(printed) == len(steps)
 
 
 def test_every_other_command_is_run_elsewhere() -> None:
@@ -114,15 +80,12 @@ def test_snippets_are_whole_paragraphs_of_the_solution() -> None:
 
 def site_with(more: str = "", *, without: str = "", **options: object) -> Site:
     """The solution, with something added to its file, and the line of one setting taken out."""
-    files = []
-    for one in read_submission(LAB, SOLUTIONS / "02"):
-        if one.path == LAB.files["gunicorn.conf.py"]:
-            text = one.data.decode() + more
-            if without:
-                text, found = re.subn(rf"^{without} = .*\n", "", text, flags=re.MULTILINE)
-                assert found == 1
-            one = replace(one, data=text.encode())
-        files.append(one)
+    text = (SOLUTIONS / "02" / "gunicorn.conf.py").read_text()
+    changed = text + more
+    if without:
+        changed, found = re.subn(rf"^{without} = .*\n", "", changed, flags=re.MULTILINE)
+        assert found == 1
+    files = read_solution(LAB, ("gunicorn.conf.py", text, changed))
     return Site(LAB, files, **options)  # type: ignore[arg-type]
 
 
@@ -276,17 +239,13 @@ def test_a_worker_with_threads_beats_while_a_page_hangs() -> None:
 
 
 def test_more_places_serve_more_visitors() -> None:
-    path = ROOT / "tests" / "bench" / "workers.py"
-    spec = util.spec_from_file_location("workers", path)
-    assert spec and spec.loader
-    bench = util.module_from_spec(spec)
-    sys.modules["workers"] = bench
-    spec.loader.exec_module(bench)
-    assert all(f"| {name} |" in PAGE for name in bench.SETTINGS)
-    page = bench.PAGES["waits 0.1 s"]
+    measured = bench("workers")
+    assert all(f"| {name} |" in PAGE for name in measured.SETTINGS)
+    page = measured.PAGES["waits 0.1 s"]
     names = ("sync, 1 worker", "gthread, 2 workers with 8 threads", "gevent, 2 workers")
     rates = [
-        bench.measure(bench.SETTINGS[name], page, visitors=40, window=2.0).rate for name in names
+        measured.measure(measured.SETTINGS[name], page, visitors=40, window=2.0).rate
+        for name in names
     ]
     assert 3 < rates[0] <= 11
     assert rates[1] > 3 * rates[0]

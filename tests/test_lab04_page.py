@@ -3,116 +3,78 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from grader.errors import StartFailed
-from grader.lab import SOLUTIONS, find_lab, read_submission
-from grader.site import Site, wait_for
+from grader.lab import SOLUTIONS, find_lab, read_solution
+from grader.sandbox import File
+from grader.site import Site
 
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT, lay_out
+from inside import shell
+from pages import (
+    Session,
+    bench,
+    blocks,
+    check_session,
+    course,
+    read_page,
+    sessions,
+    stripped,
+    troubles,
+)
+from pages import not_started as said_by
+from pages import site_with as pages_site_with
 
-PAGE = (ROOT / "docs" / "labs" / "04-static.md").read_text()
+PAGE = read_page("04-static")
 LAB = find_lab("04")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TROUBLE = PAGE.partition("\n## What can go wrong\n")[2].partition("\n## ")[0]
-TROUBLES = dict(re.findall(r"^### (.*?)\n(.*?)(?=^### |\Z)", TROUBLE, re.MULTILINE | re.DOTALL))
+TROUBLES = troubles(PAGE)
 
 
-def sessions() -> dict[str, list[tuple[list[str], str]]]:
-    """The commands and their outputs, by the `./course` command that they belong to."""
-    made: dict[str, list[tuple[list[str], str]]] = {}
-    told = BLOCK.findall(PAGE)
-    for (language, body), (_, output) in pairwise(told):
-        if language != "console":
-            continue
-        for line in body.splitlines():
-            if line.startswith("$ "):
-                current = made.setdefault(line[2:], [])
-        current.append(([one[2:] for one in body.splitlines() if one.startswith("# ")], output))
-    return made
-
-
-def run(*arguments: str, stdin: str = "") -> str:
-    """What the command line prints."""
-    return subprocess.run(
-        [sys.executable, "-m", "grader", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    ).stdout
-
-
-@pytest.mark.parametrize("command", sessions())
-def test_commands_print_what_the_page_shows(command: str) -> None:
-    words = command.split()
-    assert words[0] == "./course"
-    if words[1] != "up":
-        assert sessions()[command][0][1].strip() in run(*words[1:])
-        return
-    script = "exec 2>&1\n"
-    for commands, _ in sessions()[command]:
-        script += "echo '<<<<'\n" + "\n".join(commands) + "\n"
-    printed = run(*words[1:], stdin=script).split("<<<<\n")[1:]
-    assert [one.strip() for one in printed] == [out.strip() for _, out in sessions()[command]]
+@pytest.mark.parametrize("session", sessions(PAGE), ids=lambda one: one[0])
+def test_commands_print_what_the_page_shows(session: Session) -> None:
+    check_session(session)
 
 
 def test_shown_lines_are_those_of_real_files() -> None:
-    folders = [SOLUTIONS / "04", LAB.folder]
-    texts = ["\n".join(map(str.strip, (one / "nginx.conf").read_text().splitlines()))
-             for one in folders]  # fmt: skip
-    shown = [body for language, body in BLOCK.findall(PAGE) if language == "nginx"]
+    texts = [stripped((one / "nginx.conf").read_text()) for one in (SOLUTIONS / "04", LAB.folder)]
+    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
     assert len(shown) > 4
     for body in shown:
-        lines = "\n".join(map(str.strip, body.strip().splitlines()))
-        assert "--8<--" in body or any(lines in text for text in texts), body
+        assert "--8<--" in body or any(stripped(body) in text for text in texts), body
 
 
 def test_slashes_do_what_the_table_says() -> None:
     head, *rows = re.findall(r"^\| (.*) \|$", PAGE.partition("| written |")[2], re.MULTILINE)
     targets = re.findall(r"`(/[^`]+)`", PAGE.partition("| written |")[2].partition("\n")[0])
     assert len(targets) == 4
-    blocks, wanted = "", {}
+    servers, wanted = "", {}
     for number, row in enumerate(rows):
         first, *cells = row.split(" | ")
         location, directive = re.findall(r"`([^`]+)`", first)
         host = f"way{number}.board.example"
-        blocks += f"server {{ listen 80; server_name {host}; {location} {{ {directive} }} }}\n"
+        servers += f"server {{ listen 80; server_name {host}; {location} {{ {directive} }} }}\n"
         wanted[host] = [int(cell.strip("*")) for cell in cells]
     assert len(wanted) == 6, head
-    with site_with((None, blocks)) as site:
+    table = File(LAB.files["nginx.conf"], servers.encode())
+    with Site(LAB, [*read_solution(LAB), table]) as site:  # what is placed last stays
         for host, statuses in wanted.items():
             assert [site.get(one, host=host).status_code for one in targets] == statuses, host
 
 
-def site_with(*changes: tuple[str | None, str]) -> Site:
-    """The solution, with texts of nginx.conf replaced; None for the whole of it."""
-    files = []
-    for one in read_submission(LAB, SOLUTIONS / "04"):
-        text = one.data.decode()
-        if one.path == LAB.files["nginx.conf"]:
-            for old, new in changes:
-                assert old is None or old in text, old
-                text = new if old is None else text.replace(old, new)
-        files.append(replace(one, data=text.encode()))
-    return Site(LAB, files)
+def site_with(*changes: tuple[str, str]) -> Site:
+    """The solution, with texts of nginx.conf replaced."""
+    return pages_site_with(LAB, *(("nginx.conf", old, new) for old, new in changes))
 
 
 def do(site: Site, command: str) -> None:
     """Run a command in the box, as the services' user."""
-    site.box.spawn("helper", ["sh", "-c", command], {}, "/srv/board")
-    helper = lambda: site.box.request("status")["services"]["helper"]["status"]  # noqa: E731
-    assert wait_for(lambda: helper() is not None, 10)
-    assert helper() == 0, site.box.log("helper", "stderr")
+    ran = shell(site.box, f"cd /srv/board && {command}")
+    assert ran.status == 0, ran.err
 
 
 SERVED = "root /srv/board;"
@@ -120,7 +82,7 @@ SERVED = "root /srv/board;"
 
 def asked(
     status: int,
-    *changes: tuple[str | None, str],
+    *changes: tuple[str, str],
     path: str = "/static/style.css",
     before: str = "",
 ) -> Callable[[], str]:
@@ -138,13 +100,7 @@ def asked(
 
 def not_started(old: str, new: str) -> Callable[[], str]:
     """A mistake that keeps nginx from starting; what it says, with its own path of the file."""
-
-    def mistake() -> str:
-        with pytest.raises(StartFailed) as failed:
-            site_with((old, new))
-        return "[emerg] " + failed.value.got.replace("nginx.conf", LAB.files["nginx.conf"])
-
-    return mistake
+    return lambda: said_by(LAB, ("nginx.conf", old, new))
 
 
 def app_down() -> str:
@@ -200,7 +156,7 @@ MISTAKES: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_leave_the_line_that_the_page_shows(heading: str) -> None:
     log = MISTAKES[heading]()
-    lines = [body.strip() for language, body in BLOCK.findall(TROUBLES[heading])]
+    lines = [body.strip() for language, body in blocks(TROUBLES[heading])]
     assert all(line in log for line in lines), log
     assert lines or not log
 
@@ -237,7 +193,8 @@ def test_what_a_card_says_to_do_by_hand_works(check: str, answer: str, tmp_path:
     card = next(one for one in cards if f"hint 04 {check}\n" in one)
     command = card.partition("by hand    course up 04, then: ")[2]
     laid = lay_out(folder, tmp_path / "mine")
-    printed = run("up", "04", "--submission", str(laid), stdin=f"exec 2>&1\n{command}\n")
+    words = ("up", "04", "--submission", str(laid))
+    printed = course(*words, script=f"exec 2>&1\n{command}\n").stdout
     assert BY_HAND[check, answer] in printed
     if check == "slow-readers":
         sizes = [int(one) for one in re.findall(r"VmRSS:\s+(\d+) kB", printed)]
@@ -245,9 +202,7 @@ def test_what_a_card_says_to_do_by_hand_works(check: str, answer: str, tmp_path:
 
 
 def test_a_file_from_the_disk_costs_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
-    import static_files
-
+    static_files = bench("static_files")
     monkeypatch.setattr(static_files, "WRK", False)  # there is one way that works everywhere
     cpu = {
         way: static_files.measure(kind, port, "style.css", seconds=0.5).cpu

@@ -2,119 +2,76 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from importlib import util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from grader.checks import check_of
-from grader.errors import StartFailed
+from grader.board import LOGIN
 from grader.hints import LEVELS, load_hints
-from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.lab import SOLUTIONS, find_lab
 from grader.sandbox import File
 from grader.site import Site
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "labs" / "05-compression.md").read_text()
+sys.path.insert(0, str(Path(__file__).parent))
+from answers import ROOT, checks
+from pages import (
+    Session,
+    bench,
+    blocks,
+    check_session,
+    in_box,
+    not_started,
+    read_page,
+    sessions,
+    site_with,
+    stripped,
+    troubles,
+)
+
+PAGE = read_page("05-compression")
 LAB = find_lab("05")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TROUBLE = PAGE.partition("\n## What can go wrong\n")[2].partition("\n## ")[0]
-TROUBLES = dict(re.findall(r"^### (.*?)\n(.*?)(?=^### |\Z)", TROUBLE, re.MULTILINE | re.DOTALL))
+TROUBLES = troubles(PAGE)
 STATIC = "/srv/board/static"
 PACKED = {"Accept-Encoding": "gzip"}
 
 
-def load(path: Path) -> ModuleType:
-    """Import a file that is in no package."""
-    spec = util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lines(text: str) -> str:
+    """Each line without the blanks at its ends; empty lines stay."""
+    return "\n".join(map(str.strip, text.splitlines()))
 
 
-def course(words: list[str], script: str = "") -> str:
-    """What `./course …` prints when it is given a script."""
-    done = subprocess.run(
-        [sys.executable, "-m", "grader", *words],
-        input=script,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert words[0] == "up" or done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def sessions() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each `./course …` of the page, and the commands for its box with their outputs."""
-    made: list[tuple[str, list[tuple[str, str]]]] = []
-    told = [*BLOCK.findall(PAGE), ("", "")]
-    for (language, body), (after, output) in itertools.pairwise(told):
-        if language != "console":
-            continue
-        inside = ""
-        for line in body.splitlines():
-            if line.startswith("$ "):
-                made.append((line[2:], []))
-            else:
-                inside += line.removeprefix("# ") + "\n"
-        assert after == "text", body
-        made[-1][1].append((inside, output))
-    return made
-
-
-@pytest.mark.parametrize("session", sessions(), ids=lambda one: one[0])
-def test_commands_print_what_the_page_shows(session: tuple[str, list[tuple[str, str]]]) -> None:
-    command, steps = session
-    words = command.split()
-    assert words.pop(0) == "./course"
-    if words[0] == "check":
-        assert steps[0][1].strip() in course(words)
-        return
-    printed = course(words, "".join(f"echo '<<<<'\n{inside}" for inside, _ in steps))
-    shown = [[line.strip() for line in output.splitlines()] for _, output in steps]
-    parts = [[line.strip() for line in part.splitlines()] for part in printed.split("<<<<\n")[1:]]
-    assert parts == shown
+@pytest.mark.parametrize("session", sessions(PAGE), ids=lambda one: one[0])
+def test_commands_print_what_the_page_shows(session: Session) -> None:
+    assert all(output for _, output in session[1])
+    check_session(session, lines)
 
 
 def test_the_deploy_packs_every_style_sheet_again() -> None:
-    (packing,) = [body for language, body in BLOCK.findall(PAGE) if language == "sh"]
+    (packing,) = [body for language, body in blocks(PAGE) if language == "sh"]
     script = f"{packing}echo '/* new */' >>static/style.css\n{packing}"
     script += "gzip -dc static/style.css.gz | tail -n 1; ls static/app.js.gz static/img/pin.svg.gz"
-    last = course(["up", "05", "--solution"], script).splitlines()[-3:]
-    assert last == ["/* new */", "static/app.js.gz", "static/img/pin.svg.gz"]
+    (printed,) = in_box([[script]], "05", "--solution")
+    assert printed.splitlines()[-3:] == ["/* new */", "static/app.js.gz", "static/img/pin.svg.gz"]
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    solution = (SOLUTIONS / "05" / "nginx.conf").read_text()
-    text = "\n".join(map(str.strip, solution.splitlines()))
-    shown = [body for language, body in BLOCK.findall(PAGE) if language == "nginx"]
+    solution = stripped((SOLUTIONS / "05" / "nginx.conf").read_text())
+    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
     assert len(shown) == 9
     for body in shown:
-        assert "--8<--" in body or "\n".join(map(str.strip, body.splitlines())) in text, body
+        assert "--8<--" in body or stripped(body) in solution, body
 
 
-def site_with(*changes: tuple[str, str]) -> Site:
-    """The solution, with some texts of nginx.conf replaced."""
-    files = []
-    for one in read_submission(LAB, SOLUTIONS / "05"):
-        data = one.data
-        if one.path == LAB.files["nginx.conf"]:
-            for old, new in changes:
-                assert data.count(old.encode()) == 1, old
-                data = data.replace(old.encode(), new.encode())
-        files.append(replace(one, data=data))
-    return Site(LAB, files)
+def once(*changes: tuple[str, str]) -> tuple[str, str, str]:
+    """The change of nginx.conf that replaces some texts, each of which is in it once."""
+    text = changed = (SOLUTIONS / "05" / "nginx.conf").read_text()
+    for old, new in changes:
+        assert changed.count(old) == 1, old
+        changed = changed.replace(old, new)
+    return "nginx.conf", text, changed
 
 
 def head(site: Site, path: str, **options: object) -> str:
@@ -126,7 +83,7 @@ def head(site: Site, path: str, **options: object) -> str:
 
 def head_request() -> str:
     """What is not asked for does not come: HEAD or GET makes no difference."""
-    with site_with() as site:
+    with site_with(LAB) as site:
         packed = site.head("/static/style.css", headers=PACKED)
         assert packed.headers["Content-Encoding"] == "gzip"
         reply = site.head("/static/style.css", headers={"Accept-Encoding": None})
@@ -138,20 +95,17 @@ def head_request() -> str:
 
 def stale() -> str:
     """Run the page's own commands, which show that a packed neighbour is not compared."""
-    (commands, output), *_ = [
-        step
-        for _, steps in sessions()
-        for step in steps
-        if "style.css" in step[0] and "/* new */" in step[0]
-    ]
-    printed = course(["up", "05", "--solution"], commands)
+    change = "echo '/* new */' >>static/style.css"
+    told = [step for _, inside in sessions(PAGE) for step in inside]
+    commands, output = next(step for step in told if change in step[0])
+    (printed,) = in_box([commands], "05", "--solution")
     assert printed.endswith(output)
     return printed
 
 
 def unreadable() -> str:
     """The packed file is for its owner alone, who is not Nginx's user."""
-    with site_with() as site:
+    with site_with(LAB) as site:
         site.box.write(File(f"{STATIC}/style.css.gz", b"x", mode=0o000))
         told = head(site, "/static/style.css", headers=PACKED)
         assert "Content-Encoding: gzip" in told
@@ -161,7 +115,7 @@ def unreadable() -> str:
 
 def script_type() -> str:
     """The list has the newer name of a script's type alone."""
-    with site_with((" application/javascript\n", "\n")) as site:
+    with site_with(LAB, once((" application/javascript\n", "\n"))) as site:
         told = head(site, "/static/app.js", headers=PACKED)
         assert "Content-Encoding" not in told
         return told
@@ -169,15 +123,13 @@ def script_type() -> str:
 
 def duplicate_type() -> str:
     """text/html is named, which is in anyway."""
-    with site_with(("gzip_types text/css", "gzip_types text/html text/css")) as site:
+    with site_with(LAB, once(("gzip_types text/css", "gzip_types text/html text/css"))) as site:
         return site.service("nginx").log()
 
 
 def no_brotli() -> str:
     """Debian's nginx does not know the directive by itself."""
-    with pytest.raises(StartFailed) as failed:
-        site_with(("    gzip on;", "    brotli on;"))
-    return "[emerg] " + failed.value.got.replace("nginx.conf", LAB.files["nginx.conf"])
+    return not_started(LAB, once(("    gzip on;", "    brotli on;")))
 
 
 STREAM = "        proxy_buffering off;\n"
@@ -192,18 +144,18 @@ def stream_parts(site: Site, accept: str) -> int:
 def events_together() -> str:
     """The events' type is in the list, and nothing says that they must not wait."""
     more = (" application/json", " text/event-stream application/json")
-    with site_with(more, (STREAM, "")) as site:
+    with site_with(LAB, once(more, (STREAM, ""))) as site:
         assert stream_parts(site, "identity") >= 4
         assert stream_parts(site, "gzip") <= 2
         told = head(site, "/stream", headers=PACKED)
-    with site_with(more) as site:
+    with site_with(LAB, once(more)) as site:
         assert stream_parts(site, "gzip") >= 4
     return told
 
 
 def always() -> str:
     """`gzip_static always` asks nobody."""
-    with site_with(("gzip_static on;", "gzip_static always;")) as site:
+    with site_with(LAB, once(("gzip_static on;", "gzip_static always;"))) as site:
         site.box.write(File(f"{STATIC}/style.css.gz", b"as it lies there"))
         return head(site, "/static/style.css", headers={"Accept-Encoding": None})
 
@@ -219,7 +171,7 @@ def other_address() -> str:
     """The same page by another address, which a condition on $request_uri does not know."""
     with Site(LAB, read_answer("account-by-request-uri")) as site:
         ada = site.visitor()
-        ada.post("/login", data={"name": "ada", "password": "pin-the-notice"})
+        ada.post("/login", data=LOGIN)
         ada.get("/account?note=hello", headers=PACKED)
         assert b"Content-Encoding" not in site.exchanges[-1].received.partition(b"\r\n\r\n")[0]
         ada.get("/%61ccount?note=hello", headers=PACKED)
@@ -232,7 +184,7 @@ def no_ranges() -> str:
     """What is packed has no ranges, whether it was packed on the way or lies there."""
     ranged = {"Range": "bytes=10-99", "Accept-Encoding": None}
     path = "/static/style.css"
-    with site_with() as site:
+    with site_with(LAB) as site:
         assert site.get(path, headers=ranged).status_code == 206
         told = head(site, path, headers=ranged | PACKED)
         site.box.write(File(f"{STATIC}/style.css.gz", b"as it lies there"))
@@ -268,7 +220,7 @@ MISTAKES: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_show_what_the_page_says(heading: str) -> None:
     told = MISTAKES[heading]()
-    shown = [body for language, body in BLOCK.findall(TROUBLES[heading]) if language == "text"]
+    shown = [body for language, body in blocks(TROUBLES[heading]) if language == "text"]
     assert shown
     for line in "".join(shown).splitlines():
         assert line in told, told
@@ -279,9 +231,9 @@ def test_all_mistakes_are_on_the_page() -> None:
 
 
 def test_levels_cost_what_the_page_says() -> None:
-    bench = load(ROOT / "tests" / "bench" / "compression.py")
-    with bench.make_site() as site:
-        told = bench.table(site, "/page.txt", requests=150)
+    measured = bench("gzip_levels")
+    with measured.make_site() as site:
+        told = measured.table(site, "/page.txt", requests=150)
     size = {name: one[0] for name, one in told.items()}
     cpu = {name: one[1] for name, one in told.items()}
     assert size["plain"] > 4 * size["level 1"]
@@ -295,30 +247,22 @@ def test_levels_cost_what_the_page_says() -> None:
 
 
 def test_a_right_guess_is_shorter_than_every_wrong_one() -> None:
-    bench = load(ROOT / "tests" / "bench" / "compression.py")
-    right, wrong = bench.guesses(60)
+    right, wrong = bench("gzip_levels").guesses(60)
     assert right < min(wrong)
-
-
-def checks() -> list[Callable[..., object]]:
-    """The functions of the lab's checks, in their order."""
-    found = vars(load(ROOT / "labs" / "05" / "test_lab.py"))
-    return [one for name, one in found.items() if name.startswith("test_")]
 
 
 def test_each_check_has_four_hints_and_a_short_title() -> None:
     told = load_hints(LAB)
-    assert list(told) == [check_of(one).name for one in checks()]
+    assert list(told) == [one.name for one in checks(LAB)]
     assert {len(levels) for levels in told.values()} == {LEVELS}
-    assert all(len(check_of(one).title) <= 60 for one in checks())
+    assert all(len(one.title) <= 60 for one in checks(LAB))
 
 
 def test_by_hand_lines_work_as_printed() -> None:
-    lines = [check_of(one).by_hand for one in checks()]
-    assert all(lines)
-    script = "".join(f"echo '<<<<'\n{line} || echo failed\n" for line in lines)
-    printed = course(["up", "05", "--solution"], script).split("<<<<\n")[1:]
-    assert len(printed) == len(lines)
-    for line, output in zip(lines, printed, strict=True):
-        assert output.strip(), line
-        assert "failed" not in output and "bash:" not in output, (line, output)
+    commands = [one.by_hand for one in checks(LAB)]
+    assert all(commands)
+    printed = in_box([[f"{one} || echo failed"] for one in commands], "05", "--solution")
+    assert len(printed) == len(commands)
+    for command, output in zip(commands, printed, strict=True):
+        assert output.strip(), command
+        assert "failed" not in output and "bash:" not in output, (command, output)

@@ -5,48 +5,41 @@ from __future__ import annotations
 import re
 import shutil
 import ssl
-import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from grader.errors import StartFailed
-from grader.lab import SOLUTIONS, find_lab, read_submission
-from grader.sandbox import File, find_program
+from grader.lab import SOLUTIONS, find_lab, read_solution, read_submission
+from grader.sandbox import File
 from grader.site import Site, wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "labs" / "06-tls.md").read_text()
+sys.path.insert(0, str(Path(__file__).parent))
+from pages import (
+    bench,
+    blocks,
+    check_session,
+    in_box,
+    read_page,
+    sessions,
+    site_with,
+    steps,
+    stripped,
+    troubles,
+)
+
+PAGE = read_page("06-tls")
 LAB = find_lab("06")
 LIVE = "/etc/letsencrypt/live/board.example"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MASKS = [
     (r"Testing (cert|CA) #\S+", r"Testing \1 #<random>"),
     (r"OpenSSL/[\d.]+: error:[0-9A-F]+", "OpenSSL/<version>: error:<number>"),
 ]
-BEFORE, _, REST = PAGE.partition("\n## What can go wrong\n")
-WRONG, _, AFTER = REST.partition("\n## Newer versions\n")
-TROUBLES = {
-    heading: body for heading, body in re.findall(r"^### (.*)\n((?:(?!^### ).*\n?)*)", WRONG, re.M)
-}
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The code blocks: language and text."""
-    return BLOCK.findall(text)
-
-
-def steps(text: str) -> list[tuple[list[str], str]]:
-    """The console blocks: commands with their prompts, and the output shown below."""
-    found = [*blocks(text), ("", "")]
-    return [
-        (body.splitlines(), output if after == "text" else "")
-        for (language, body), (after, output) in pairwise(found)
-        if language == "console"
-    ]
+BEFORE = PAGE.partition("\n## What can go wrong\n")[0]
+TROUBLES = troubles(PAGE)
+NGINX = tuple(map(int, re.findall(r"\d+", bench("machine").nginx_version())[:3]))
 
 
 def masked(text: str) -> str:
@@ -56,48 +49,23 @@ def masked(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-def in_box(commands: list[list[str]], *options: str) -> list[str]:
-    """Run groups of commands in the box of `course up 06`; what each group printed."""
-    script = "exec 2>&1\n" + "".join("echo '<<<<'\n" + "\n".join(one) + "\n" for one in commands)
-    done = subprocess.run(
-        [sys.executable, "-m", "grader", "up", "06", *options],
-        input=script,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    return [masked(one) for one in done.stdout.split("<<<<\n")[1:]]
-
-
 def test_commands_print_what_the_page_shows() -> None:
-    shown, inside = [], []
-    opened = [one for commands, _ in steps(BEFORE) for one in commands if one.startswith("$ ")]
-    assert opened == ["$ ./course check 06 --solution", "$ ./course up 06 --solution"]
-    for commands, output in steps(BEFORE)[1:]:
-        inside.append([one[2:] for one in commands if one.startswith("# ")])
-        shown.append(masked(output))
-    assert len(shown) > 7
-    assert in_box(inside, "--solution") == shown
+    (check, _), session = sessions(BEFORE)
+    assert (check, session[0]) == ("./course check 06 --solution", "./course up 06 --solution")
+    assert len(session[1]) > 7
+    check_session(session, masked)
 
 
 def test_the_solution_gets_all_points() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "grader", "check", "06", "--solution"],
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert steps(BEFORE)[0][1].strip() in done.stdout
+    check_session(sessions(BEFORE)[0])
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    lines = (SOLUTIONS / "06" / "nginx.conf").read_text().splitlines()
-    solution = "\n".join(map(str.strip, lines))
+    solution = stripped((SOLUTIONS / "06" / "nginx.conf").read_text())
     shown = [body for language, body in blocks(PAGE) if language == "nginx"]
     assert len(shown) > 8
     for body in shown:
-        assert "--8<--" in body or "\n".join(map(str.strip, body.splitlines())) in solution, body
+        assert "--8<--" in body or stripped(body) in solution, body
 
 
 # Heading: file, old text, new text; each for the whole file.
@@ -166,7 +134,8 @@ def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
         assert not re.search(r"\[(error|crit|alert|emerg)\]", "\n".join(wanted)), log
         commands = [[one[2:] for one in lines] for lines, _ in steps(body)]
         shown = [masked(output) for _, output in steps(body)]
-        assert in_box(commands, "--submission", str(folder)) == shown
+        printed = in_box(commands, "06", "--submission", str(folder))
+        assert [masked(one) for one in printed] == shown
     else:
         lines = [text.strip() for language, text in blocks(body) if language == "text"]
         assert len(lines) == 1
@@ -188,10 +157,9 @@ def verifies(site: Site) -> bool:
     return True
 
 
-def test_renewed_files_are_served_after_a_reload(tmp_path: Path) -> None:
+def test_renewed_files_are_served_after_a_reload() -> None:
     heading = "The certificate was renewed, and visitors get the old one"
-    folder = mistaken(heading, tmp_path / "mine")
-    with Site(LAB, read_submission(LAB, folder)) as site:
+    with site_with(LAB, *MISTAKES[heading]) as site:
         for name in ("privkey.pem", "fullchain.pem"):
             data = site.box.read(f"{LIVE}/{name}")
             assert data
@@ -203,22 +171,16 @@ def test_renewed_files_are_served_after_a_reload(tmp_path: Path) -> None:
 
 def test_missing_intermediate_differs_from_an_unknown_root() -> None:
     command = ["openssl s_client -connect board.example:443 </dev/null 2>/dev/null | grep ^Verif"]
-    (said,) = in_box([command], "--solution")
+    (said,) = in_box([command], "06", "--solution")
     assert said.startswith("Verification error: unable to get local issuer certificate")
 
 
-def nginx_version() -> tuple[int, ...]:
-    """Of this machine's nginx."""
-    said = subprocess.run([find_program("nginx"), "-v"], capture_output=True, text=True).stderr
-    return tuple(map(int, re.findall(r"\d+", said)[:3]))
-
-
-@pytest.mark.skipif(nginx_version() >= (1, 29, 2), reason="from then on each server has its own")
+@pytest.mark.skipif(NGINX >= (1, 29, 2), reason="from then on each server has its own")
 def test_the_default_server_decides_about_versions() -> None:
     old = "ssl_protocols TLSv1.3;"
     for number, versions in ((0, {"TLSv1.3"}), (1, {"TLSv1.2", "TLSv1.3"})):
         files = []
-        for one in read_submission(LAB, SOLUTIONS / "06"):
+        for one in read_solution(LAB):
             parts = one.data.decode().split("ssl_protocols TLSv1.2 TLSv1.3;")
             if len(parts) == 3:
                 both = ["ssl_protocols TLSv1.2 TLSv1.3;"] * 2
@@ -244,10 +206,8 @@ def speaks(site: Site, name: str) -> bool:
     return True
 
 
-def test_what_costs_more_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
-    import tls
-
+def test_what_costs_more_costs_more() -> None:
+    tls = bench("tls")
     with tls.open_site("RSA") as site:
         version = ssl.TLSVersion.TLSv1_2
         full = tls.handshakes(site, version, resumed=False, visits=300)
@@ -262,5 +222,5 @@ def test_versions_outside_of_the_servers_are_added_to_the_given_ones(tmp_path: P
     weak = text.replace("ECDHE+CHACHA20;", "ECDHE+CHACHA20:ECDHE+AES:@SECLEVEL=0;")
     (folder / "nginx.conf").write_text("ssl_protocols TLSv1.2 TLSv1.3;\n" + weak)
     command = "openssl s_client -connect board.example:443 -tls1 -cipher ALL:@SECLEVEL=0 </dev/null"
-    (said,) = in_box([[f"{command} 2>&1 | grep Protocol"]], "--submission", str(folder))
+    (said,) = in_box([[f"{command} 2>&1 | grep Protocol"]], "06", "--submission", str(folder))
     assert said.split() == ["Protocol", ":", "TLSv1"]

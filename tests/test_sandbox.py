@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from grader import sandbox
+from grader.errors import GraderError, NotAllowed
+from grader.sandbox import MIB, SERVER_V4, SERVER_V6, ZONE, Box, File
 from inside import (
     PATIENCE,
     printed,
@@ -30,10 +33,6 @@ from inside import (
     wait_end,
     wait_until,
 )
-
-from grader import sandbox
-from grader.errors import GraderError, NotAllowed
-from grader.sandbox import MIB, SERVER_V4, SERVER_V6, ZONE, Box, File
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDINARY = 61234  # a user id that nobody has

@@ -12,12 +12,11 @@ import pytest
 import requests
 
 sys.path.insert(0, str(Path(__file__).parent))
-from inside import python, wait_until
-
 from grader.errors import GraderError, StartFailed
 from grader.lab import SOLUTIONS, Lab
 from grader.sandbox import SERVER_V4, SERVER_V6, File
 from grader.site import VISITOR, VISITOR_V6, Listener, Site
+from inside import python, wait_until
 
 FILES = {
     "wsgi.py": "/srv/board/wsgi.py",

@@ -365,7 +365,7 @@ def test_stop(site):
 @look_at("gunicorn.conf.py", "max_requests_jitter", "max_requests")
 @by_hand(f"curl -s '{URL}/whoami?[1-9000]' | grep -o '\"pid\":[0-9]*' | sort | uniq -c")
 def test_workers_are_renewed(site):
-    """Each worker is replaced within 3000 requests, not all at once
+    """Workers are replaced within 3000 requests, not all at once
 
     A view that leaks a little memory kills the site after a week, unless workers are renewed.
     If all are renewed at the same request, nobody serves meanwhile.

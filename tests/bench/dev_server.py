@@ -16,7 +16,7 @@ import statistics
 import threading
 from importlib.metadata import version
 
-from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.lab import find_lab, read_solution
 from grader.site import Site
 
 WAIT = 0.1  # seconds that the page waits
@@ -29,7 +29,7 @@ def dev_server(*, threads: bool) -> Site:
     lab = find_lab("01")
     # Click reads an option's value from FLASK_RUN_<OPTION> as well.
     env = {"FLASK_RUN_WITH_THREADS": "1" if threads else "0"}
-    return Site(lab, read_submission(lab, SOLUTIONS / "01"), env=env)
+    return Site(lab, read_solution(lab), env=env)
 
 
 def last_answer(site: Site, visitors: int) -> float:

@@ -1,6 +1,6 @@
 """What compression saves and costs, level by level; and what it tells about a secret (BREACH).
 
-    .venv/bin/python tests/bench/compression.py
+    .venv/bin/python tests/bench/gzip_levels.py
 
 The CPU is that of all Nginx processes, as the kernel counts it, for files of 100 KB: the page
 `/big?kb=100` of the board, whose text is random, and prose, from Python's own manual. The lengths
@@ -16,12 +16,13 @@ import random
 import re
 import statistics
 import zlib
-from dataclasses import replace
 from pydoc_data.topics import topics
 
-from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.board import LOGIN
+from grader.lab import find_lab, read_solution
 from grader.sandbox import File
 from grader.site import Site
+from machine import nginx_version
 
 LEVELS = (1, 4, 5, 6, 9)
 REQUESTS = 400
@@ -54,7 +55,7 @@ def make_site() -> Site:
         SERVER.format(port=FIRST_PORT + level, on="on", level=level, static="off")
         for level in LEVELS
     ]
-    made = Site(LAB, read_submission(LAB, SOLUTIONS / "05"), start=False)
+    made = Site(LAB, read_solution(LAB), start=False)
     made.box.write(File("/etc/nginx/conf.d/levels.conf", "".join(servers).encode()))
     made.start()
     for name, data in (("page", made.get("/big?kb=100").content), ("prose", prose())):
@@ -67,15 +68,12 @@ def make_site() -> Site:
 
 def cost(site: Site, path: str, port: int, accept: str, requests: int) -> tuple[int, float]:
     """Bytes on the wire, and seconds of Nginx's CPU for one request."""
-
-    def used() -> float:
-        return sum(one["cpu"] for one in site.service("nginx").processes())
-
-    before = used()
+    nginx = site.service("nginx")
+    before = nginx.cpu()
     for _ in range(requests):
         reply = site.get(path, port=port, headers={"Accept-Encoding": accept}, stream=True)
         size = len(reply.raw.read(decode_content=False))
-    return size, (used() - before) / requests
+    return size, (nginx.cpu() - before) / requests
 
 
 def table(site: Site, path: str, requests: int = REQUESTS) -> dict[str, tuple[int, float]]:
@@ -89,13 +87,9 @@ def table(site: Site, path: str, requests: int = REQUESTS) -> dict[str, tuple[in
 
 def guesses(count: int = GUESSES) -> tuple[int, list[int]]:
     """Lengths of the packed account page: with the token's first digits, and with other ones."""
-    files = [
-        replace(one, data=one.data.replace(b"gzip off;", b"gzip on;"))
-        for one in read_submission(LAB, SOLUTIONS / "05")
-    ]
-    with Site(LAB, files) as site:
+    with Site(LAB, read_solution(LAB, ("nginx.conf", "gzip off;", "gzip on;"))) as site:
         ada = site.visitor()
-        ada.post("/login", data={"name": "ada", "password": "pin-the-notice"})
+        ada.post("/login", data=LOGIN)
 
         def length(guess: str) -> int:
             reply = ada.get(
@@ -115,7 +109,7 @@ def guesses(count: int = GUESSES) -> tuple[int, list[int]]:
 def main() -> None:
     """Measure and print."""
     print(
-        f"{nginx_version()}, zlib {zlib.ZLIB_RUNTIME_VERSION}, {platform.machine()}, "
+        f"nginx {nginx_version()}, zlib {zlib.ZLIB_RUNTIME_VERSION}, {platform.machine()}, "
         f"{os.cpu_count()} cores; {REQUESTS} requests each"
     )
     with make_site() as site:
@@ -137,12 +131,6 @@ def main() -> None:
         f"{len(wrong)} wrong ones   {min(wrong)} to {max(wrong)} bytes, "
         f"median {statistics.median(wrong):g}"
     )
-
-
-def nginx_version() -> str:
-    """Nginx and its version, from the reply of a site."""
-    with Site(LAB, read_submission(LAB, SOLUTIONS / "05")) as site:
-        return site.get("/").headers["Server"].replace("/", " ")
 
 
 if __name__ == "__main__":

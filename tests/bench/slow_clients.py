@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench/slow_clients.py
 
 The slow clients come first: they send half a request's head, or the beginning of an upload, or ask
-for a page of 3 MB and do not read it; then they do nothing. Then normal visitors ask for /whoami,
+for a page of 1 MB and do not read it; then they do nothing. Then normal visitors ask for /whoami,
 one after the other, each on a connection of its own. Measured is the time from the request to the
 end of the answer. Each line has a box of its own. Client and server share the machine.
 
@@ -12,19 +12,17 @@ The last line is another question: does Nginx make a page faster that the app ha
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import statistics
-import subprocess
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from grader.lab import SOLUTIONS, find_lab, read_submission
-from grader.sandbox import find_program
+from grader.lab import find_lab, read_solution
 from grader.site import Site
+from machine import nginx_version
 
 PATIENCE = 5.0  # seconds after which a visitor gives up
 VISITORS = 200
@@ -37,7 +35,7 @@ SLOW = {
     "slow headers": b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nX-Slow: ",
     "slow uploads": b"POST /upload HTTP/1.1\r\nHost: board.example\r\n"
     b"Content-Length: 100000\r\n\r\n" + b"x" * 1000,
-    "slow readers": b"GET /big?kb=3000 HTTP/1.1\r\nHost: board.example\r\n\r\n",
+    "slow readers": b"GET /big?kb=1000 HTTP/1.1\r\nHost: board.example\r\n\r\n",
 }
 
 
@@ -63,13 +61,8 @@ class Waited:
 def open_site() -> Site:
     """Start the solution of lab 03, its Gunicorn open to visitors, for once."""
     lab = find_lab("03")
-    files = [
-        dataclasses.replace(one, data=one.data.replace(b"127.0.0.1:8000", b"0.0.0.0:8000"))
-        if one.path == lab.files["gunicorn.conf.py"]
-        else one
-        for one in read_submission(lab, SOLUTIONS / "03")
-    ]
-    return Site(lab, files)
+    change = ("gunicorn.conf.py", "127.0.0.1:8000", "0.0.0.0:8000")
+    return Site(lab, read_solution(lab, change))
 
 
 def ask(site: Site, port: int) -> float | None:
@@ -128,9 +121,8 @@ def computed(port: int) -> float:
 
 def versions() -> str:
     """What was measured, and on what."""
-    said = subprocess.run([find_program("nginx"), "-v"], capture_output=True, text=True).stderr
     return (
-        f"nginx {said.strip().rpartition('/')[2]}, Gunicorn {version('gunicorn')} "
+        f"nginx {nginx_version()}, Gunicorn {version('gunicorn')} "
         f"(gthread, 2 workers of 4 threads), Python {platform.python_version()}, "
         f"{os.cpu_count()} cores"
     )

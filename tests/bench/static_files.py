@@ -12,13 +12,11 @@ its own, and is the median of several runs.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import platform
 import re
 import shutil
 import statistics
-import subprocess
 import threading
 import time
 from dataclasses import dataclass
@@ -26,9 +24,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
-from grader.lab import SOLUTIONS, find_lab, read_submission
-from grader.sandbox import File, find_program
+from grader.lab import SOLUTIONS, find_lab, read_solution
+from grader.sandbox import File
 from grader.site import Site, wait_for
+from machine import nginx_version
 
 WRK = shutil.which("wrk", path="/usr/bin:/usr/local/bin") is not None  # what a box sees of it
 VISITORS = 8
@@ -55,24 +54,16 @@ class Cost:
 def open_site(kind: str) -> Site:
     """Start lab 04's solution, or the same with the files left to the app; a file of 1 MB in it."""
     lab = find_lab("04")
-    files = read_submission(lab, SOLUTIONS / "04")
+    files = [*read_solution(lab), File("/srv/board/static/one-mb.bin", os.urandom(MB))]
     if kind == "proxied":
-        path = lab.files["nginx.conf"]
-        files = [
-            dataclasses.replace(one, data=PROXIED.read_bytes()) if one.path == path else one
-            for one in files
-        ]
-    return Site(lab, [*files, File("/srv/board/static/one-mb.bin", os.urandom(MB))])
+        # What is placed last stays.
+        files.append(File(lab.files["nginx.conf"], PROXIED.read_bytes()))
+    return Site(lab, files)
 
 
 def cpu(site: Site) -> float:
     """CPU seconds that Nginx and Gunicorn have used so far."""
-    return float(sum(one["cpu"] for name in site.services for one in processes(site, name)))
-
-
-def processes(site: Site, name: str) -> list[dict[str, float]]:
-    """The processes of a service."""
-    return site.service(name).processes()
+    return sum(one.cpu() for one in site.services.values())
 
 
 def load_by_wrk(site: Site, port: int, name: str, seconds: float) -> tuple[int, float]:
@@ -153,10 +144,9 @@ def measure(kind: str, port: int, name: str, *, seconds: float = SECONDS) -> Cos
 
 def versions() -> str:
     """What was measured, and on what."""
-    said = subprocess.run([find_program("nginx"), "-v"], capture_output=True, text=True).stderr
     names = " ".join(f"{name} {version(name)}," for name in ("Gunicorn", "Flask"))
     return (
-        f"nginx {said.strip().rpartition('/')[2]}, {names} Python {platform.python_version()}, "
+        f"nginx {nginx_version()}, {names} Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, load by {'wrk' if WRK else 'Python threads'}"
     )
 

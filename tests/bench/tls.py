@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.lab import find_lab, read_solution
 from grader.sandbox import find_program
 from grader.site import Site
 
@@ -32,7 +32,7 @@ REQUEST = b"GET /robots.txt HTTP/1.1\r\nHost: board.example\r\n\r\n"
 def open_site(key_type: str) -> Site:
     """Start the solution of lab 06, with keys of a type."""
     lab = find_lab("06")
-    return Site(lab, read_submission(lab, SOLUTIONS / "06"), key_type=key_type)
+    return Site(lab, read_solution(lab), key_type=key_type)
 
 
 def client(version: ssl.TLSVersion) -> ssl.SSLContext:
@@ -69,7 +69,7 @@ def used(site: Site) -> float:
     """Nginx's CPU seconds so far, once it has nothing more to do."""
     now = -1.0
     while True:
-        before, now = now, sum(one["cpu"] for one in site.service("nginx").processes())
+        before, now = now, site.service("nginx").cpu()
         if now == before:
             return now
         time.sleep(0.1)
