@@ -16,7 +16,7 @@ from grader.checks import Check, check_of
 from grader.lab import Lab
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SUBMITTED = {"expect.toml", "card.txt"}
+NOT_SUBMITTED = {"expect.toml", "card.txt", "__pycache__"}
 
 
 @dataclass

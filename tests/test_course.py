@@ -30,7 +30,7 @@ def test_lab_toml_counts_its_points(lab: Lab) -> None:
 @each_lab
 def test_every_check_says_what_and_why(lab: Lab) -> None:
     for check in checks(lab):
-        assert 8 < len(check.title) <= 62, check.title
+        assert 8 < len(check.title) <= 60, check.title
         assert not check.title.endswith("."), check.title
         assert len(check.why) > 20, check.name
 
