@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -76,6 +77,29 @@ def up(number: str, solution: bool, submission: str | None) -> None:
     lab = find_lab(number)
     folder = SOLUTIONS / lab.number if solution else lab.folder
     sys.exit(open_shell(lab, Path(submission) if submission else folder))
+
+
+@main.command(context_settings=PASS_ON)
+@click.option("--run", "again", is_flag=True, help="Run them from cold and keep their outputs.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def notebooks(again: bool, arguments: tuple[str, ...]) -> None:
+    """Open the notebooks in JupyterLab; other options go to it.
+
+    With --run, run them instead (all, or those of the lab numbers given) and bring everything up to
+    date that is made from their outputs.
+    """
+    from grader import notebooks as all_of_them
+
+    if not again:
+        command = all_of_them.open_lab(list(arguments))
+        os.execv(command[0], command)
+    paths = [all_of_them.find_notebook(one) for one in arguments] or all_of_them.all_notebooks()
+    for path in paths:
+        started = time.monotonic()
+        click.echo(f"{path.name} ", nl=False)
+        all_of_them.run(path)
+        click.echo(f"{time.monotonic() - started:.0f} s")
+        all_of_them.update()
 
 
 def run() -> None:

@@ -71,21 +71,30 @@ KERNEL = {
     "net/ipv4/ip_unprivileged_port_start": "0",
     # A shell's `curl --interface` may use any visitor's address.
     "net/ipv6/ip_nonlocal_bind": "1",
-    # How much of a page the kernel swallows for a slow reader is the same on every machine.
-    "net/ipv4/tcp_wmem": "4096 16384 131072",
-    "net/ipv4/tcp_rmem": "4096 131072 262144",
     # Mounts and networks of their own would be ways around the limits. (An ordinary user's
     # services come into a user namespace each; with these forbidden that gives them nothing.)
     **{
         f"user/max_{kind}_namespaces": "0" for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts")
     },
 }
+# How much of a page the kernel swallows for a slow reader is the same on every machine.
+TCP_BUFFERS = {
+    "net/ipv4/tcp_wmem": "4096 16384 131072",
+    "net/ipv4/tcp_rmem": "4096 131072 262144",
+}
 # Shared memory that no process has attached is no process's use of memory. In pages. Before
 # Linux 6.11 only the machine's own root may set it.
 KERNEL_IF_ALLOWED = {"kernel/shmall": str(64 * MIB // os.sysconf("SC_PAGE_SIZE"))}
 # What the machine's own nginx package brings and a site file may include.
 NGINX_FILES = ["mime.types", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
-PROGRAMS = {"bwrap": "bubblewrap", "nginx": "nginx", "ip": "iproute2", "unshare": "util-linux"}
+PROGRAMS = {
+    "bwrap": "bubblewrap",
+    "nginx": "nginx",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+}
 CAPABILITIES = [
     "CAP_NET_ADMIN",
     "CAP_NET_BIND_SERVICE",
@@ -239,6 +248,7 @@ class Box:
         files: what to place in it at the start, besides the course's own.
         wall: seconds after which it ends by itself; 0 for never.
         limited: whether processes have limits on CPU time (a site that stays up has none).
+        small_buffers: whether TCP has less room than the machine gives it, and the same everywhere.
 
     Raises:
         NotAllowed: this machine forbids it or lacks a program.
@@ -246,7 +256,12 @@ class Box:
     """
 
     def __init__(
-        self, files: Iterable[File] = (), *, wall: float = WALL, limited: bool = True
+        self,
+        files: Iterable[File] = (),
+        *,
+        wall: float = WALL,
+        limited: bool = True,
+        small_buffers: bool = True,
     ) -> None:
         self._lock = threading.Lock()
         self._bwrap: subprocess.Popen[bytes] | None = None
@@ -263,7 +278,11 @@ class Box:
             self.request(
                 "setup",
                 limits={"process": limits, "memory": MEMORY, "processes": PROCESSES},
-                kernel={**KERNEL, **({"user/max_user_namespaces": "0"} if two_users else {})},
+                kernel={
+                    **KERNEL,
+                    **(TCP_BUFFERS if small_buffers else {}),
+                    **({"user/max_user_namespaces": "0"} if two_users else {}),
+                },
                 kernel_if_allowed=KERNEL_IF_ALLOWED,
                 addresses=addresses(),
                 folders=FOLDERS,

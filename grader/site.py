@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grader.errors import GraderError, StartFailed
-from grader.lab import Lab
+from grader.errors import GraderError, StartFailed, UsageError
+from grader.lab import SOLUTIONS, Lab, find_lab, load_lab, read_submission
 from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box, File
 from grader.services import PROGRAMS, start_failure, start_seconds
 
@@ -187,6 +188,7 @@ class Site:
         env: more environment for the app's service.
         wall: the box's life in seconds; 0 for no end.
         key_type: of the certificates' keys, where the lab has them: ECDSA or RSA.
+        small_buffers: see `grader.sandbox.Box`.
 
     Raises:
         StartFailed: a service did not start.
@@ -202,6 +204,7 @@ class Site:
         env: Mapping[str, str] | None = None,
         wall: float = 300.0,
         key_type: str = "ECDSA",
+        small_buffers: bool = True,
     ) -> None:
         self.lab = lab
         self.files = list(files)
@@ -217,7 +220,9 @@ class Site:
 
             made = make_certificates(key_type)
             self.root, given = made.root, made.files
-        self.box = Box([*given, *self.files], wall=wall, limited=wall > 0)
+        self.box = Box(
+            [*given, *self.files], wall=wall, limited=wall > 0, small_buffers=small_buffers
+        )
         app_env = {
             "BOARD_SECRET_KEY": self.key,
             "BOARD_DATABASE": "/var/lib/board/board.db",
@@ -234,6 +239,43 @@ class Site:
             except BaseException:
                 self.close()
                 raise
+
+    @classmethod
+    def of_lab(
+        cls,
+        lab: str | Path,
+        files: Mapping[str, str] | None = None,
+        *,
+        run: Sequence[str] | None = None,
+        more: Sequence[File] = (),
+        **options: Any,
+    ) -> Site:
+        """Start a lab's solution, or a lab folder of one's own, to look at it and to measure it.
+
+        Its TCP buffers are those of the machine, so that rates are as they would be outside.
+
+        Args:
+            lab: the number of a lab, such as "03", for its solution; or a lab folder.
+            files: what stands in some of the lab's files instead, by their names there.
+            run: the services to start; None for all of the lab's.
+            more: other files to place in the box.
+            options: those of `Site`.
+
+        Raises:
+            UsageError: there is no such lab, or the lab has no such file.
+            StartFailed: a service did not start.
+        """
+        known = load_lab(lab) if isinstance(lab, Path) else find_lab(lab)
+        folder = lab if isinstance(lab, Path) else SOLUTIONS / known.number
+        placed = {one.path: one for one in read_submission(known, folder)}
+        for name, text in (files or {}).items():
+            if name not in known.files:
+                raise UsageError(f"lab {known.number} has no file {name!r}")
+            placed[known.files[name]] = File(known.files[name], text.encode())
+        if run is not None:
+            known = replace(known, run=tuple(run))
+        options.setdefault("small_buffers", False)
+        return cls(known, [*placed.values(), *more], **options)
 
     def start(self) -> None:
         """Start all services, in lab.toml's order, and wait until each is ready."""
