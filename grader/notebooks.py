@@ -105,14 +105,11 @@ def run(path: Path) -> None:
         nbclient.exceptions.CellExecutionError: a cell failed, maybe a claim.
     """
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     nbformat: Any = import_module("nbformat")  # untyped
     notebook = nbformat.read(path, as_version=4)
-    # Files instead of ports: nobody else on the machine can talk to the kernel.
-    config = Config({"KernelManager": {"transport": "ipc"}})
     place = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=SECONDS, resources=place, config=config).execute()
+    NotebookClient(notebook, timeout=SECONDS, resources=place).execute()
     tidy(notebook)
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n")
