@@ -14,6 +14,9 @@ from grader.errors import CourseError, GraderError
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 
+# The launcher's own, which prepares what they need. In the activated environment `course` is this
+# module, so it hands them on.
+OF_THE_LAUNCHER = ("test", "serve", "notebooks")
 EPILOG = """\b
 course test [PYTEST OPTIONS]  runs the course's own tests
 course serve                  shows the site while you read or write it"""
@@ -104,6 +107,9 @@ def notebooks(again: bool, arguments: tuple[str, ...]) -> None:
 
 def run() -> None:
     """Run the command line; say in a sentence what went wrong."""
+    if Path(sys.argv[0]).name == "course" and sys.argv[1:2] and sys.argv[1] in OF_THE_LAUNCHER:
+        launcher = str(Path(__file__).resolve().parent.parent / "course")
+        os.execv(launcher, [launcher, *sys.argv[1:]])
     try:
         main(standalone_mode=True, prog_name="course")
     except CourseError as error:

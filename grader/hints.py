@@ -6,9 +6,9 @@ import json
 import re
 
 from grader.errors import UsageError
-from grader.lab import LABS, Lab
+from grader.lab import STATE, Lab
 
-MEMORY = LABS.parent / ".course" / "hints"
+MEMORY = STATE / "hints"
 LEVELS = 4  # the idea, where to look, the directive, the change
 
 

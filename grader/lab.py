@@ -13,6 +13,8 @@ from grader.sandbox import File
 
 LABS = Path(__file__).resolve().parent.parent / "labs"
 SOLUTIONS = LABS.parent / "solutions"
+# What is remembered from run to run: hints that were shown, and verdicts.
+STATE = Path(os.environ.get("COURSE_STATE") or LABS.parent / ".course")
 LARGEST = 1 << 20  # bytes; no file that a lab asks for comes near it
 KNOWN = {"number", "title", "minutes", "points", "files", "services"}
 

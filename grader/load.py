@@ -82,7 +82,7 @@ def wrk(
         port: None for the site's front door.
         host: the name that is asked for.
         headers: more of the request's headers; `Connection: close` makes each one a new connection.
-        scheme: http or https (wrk checks no certificate).
+        scheme: http or https (wrk checks no certificate, and resumes its TLS sessions).
 
     Raises:
         GraderError: wrk is missing, or did not end.
@@ -191,18 +191,30 @@ class Waits:
 
 
 def normal_visitors(
-    site: Site, count: int = 100, path: str = "/whoami", *, port: int | None = None
+    site: Site,
+    count: int = 100,
+    path: str = "/whoami",
+    *,
+    port: int | None = None,
+    patience: float = PATIENCE,
 ) -> Waits:
     """Let visitors in, one after the other, each on a new connection; how long did they wait?
 
-    After three who gave up (5 seconds each) nobody else comes.
+    After three who gave up nobody else comes.
+
+    Args:
+        site: a running site.
+        count: how many.
+        path: path and query.
+        port: None for the site's front door.
+        patience: seconds after which a visitor gives up.
     """
     ask = f"GET {path} HTTP/1.1\r\nHost: {ZONE}\r\nConnection: close\r\n\r\n".encode()
     served: list[float] = []
     gave_up = 0
     while len(served) + gave_up < count and gave_up < ENOUGH:
         with site.connect("203.0.113.5", port=port) as visitor:
-            visitor.settimeout(PATIENCE)
+            visitor.settimeout(patience)
             started = time.perf_counter()
             try:
                 visitor.sendall(ask)

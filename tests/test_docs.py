@@ -2,69 +2,98 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from grader.lab import LABS, all_labs
 
 sys.path.insert(0, str(Path(__file__).parent))
+from built import build, pages
+
 from answers import ROOT, checks
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [*PAGES, *sorted(LABS.glob("*/README.md")), ROOT / "README.md"]
+COMMANDS = {"check", "hint", "up", "list", "test", "serve", "notebooks"}
 LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built once."""
-    target = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(target)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return target
+    return build(tmp_path_factory.mktemp("site")).folder
 
 
-class Loads(HTMLParser):
-    """Collects what a browser would load for a page."""
+class Found(HTMLParser):
+    """What a page of the site has: what a browser loads for it, where it leads, its anchors."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: Path) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.loads: list[str] = []
+        self.links: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(page.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep scripts, pictures and style sheets."""
+        """Keep scripts, pictures, style sheets, links and names."""
         told = dict(attrs)
         if tag in LOADS and told.get(LOADS[tag]):
-            self.found.append(str(told[LOADS[tag]]))
+            self.loads.append(str(told[LOADS[tag]]))
         if tag == "link" and told.get("rel") in ("stylesheet", "icon", "preload", "preconnect"):
-            self.found.append(str(told.get("href")))
+            self.loads.append(str(told.get("href")))
+        if tag == "a" and told.get("href"):
+            self.links.add(str(told["href"]))
+        if told.get("id"):
+            self.anchors.add(str(told["id"]))
+
+
+@pytest.fixture(scope="module")
+def found(built: Path) -> dict[Path, Found]:
+    """What each page has, by its file."""
+    return {page: Found(page) for page in built.rglob("*.html")}
 
 
 def test_every_page_is_built(built: Path) -> None:
-    for page in PAGES:
-        path = page.relative_to(ROOT / "docs").with_suffix("")
-        target = built / (path.parent if path.name == "index" else path) / "index.html"
-        assert target.is_file(), page
+    for page in pages():
+        assert (built / page / "index.html").is_file(), page
 
 
-def test_no_request_leaves_the_site(built: Path) -> None:
-    pages = list(built.rglob("*.html"))
-    assert pages
-    for page in pages:
-        loads = Loads()
-        loads.feed(page.read_text())
-        assert loads.found, page
-        assert [one for one in loads.found if "//" in one] == [], page
+def test_no_request_leaves_the_site(found: dict[Path, Found]) -> None:
+    assert found
+    for page, has in found.items():
+        assert has.loads, page
+        assert [one for one in has.loads if "//" in one] == [], page
+
+
+def test_internal_links_and_anchors_hold(found: dict[Path, Found]) -> None:
+    for page, has in found.items():
+        if page.name == "404.html":
+            continue  # it is shown at any address, so its links begin at the root
+        for link in has.links:
+            path, _, anchor = unquote(link).partition("#")
+            if "//" in path:
+                continue
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            assert target.is_file(), f"{page}: {link}"
+            if anchor and target in found:
+                assert anchor in found[target].anchors or anchor == "__codelineno", (
+                    f"{page}: {link}"
+                )
+
+
+def test_external_links_are_those_of_the_list(found: dict[Path, Found]) -> None:
+    listed = (ROOT / "tests" / "external_links.txt").read_text().split()
+    assert listed == sorted(set(listed))
+    assert all(re.fullmatch(r"https://[\w.-]+/[^\s<>\"]*", one) for one in listed)
+    used = {link for has in found.values() for link in has.links if "//" in link}
+    assert used == set(listed)
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -77,4 +106,21 @@ def test_what_a_text_names_exists(text: Path) -> None:
         assert (ROOT / path).exists(), f"{text.name} names {path}"
     for command in re.findall(r"`?(?:\./)?course ([a-z]+)\b", said):
         if f"course {command}" in said and f"`course {command}" in said:
-            assert command in {"check", "hint", "up", "list", "test", "serve"}, command
+            assert command in COMMANDS, command
+
+
+DIAGRAMS = ROOT / "docs" / "diagrams"
+
+
+@pytest.mark.parametrize("source", sorted(DIAGRAMS.glob("*.mmd")), ids=lambda path: path.stem)
+def test_a_diagram_is_current_and_has_words(source: Path) -> None:
+    text = source.read_text()
+    svg = source.with_suffix(".svg").read_text()
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    assert f'data-source="{checksum}"' in svg, "run docs/diagrams/render"
+    title, words = (re.search(rf"{kind}: (.*)", text)[1] for kind in ("accTitle", "accDescr"))  # type: ignore[index]
+    assert f">{title}</title>" in svg
+    assert f">{words}</desc>" in svg
+    pages = "".join(path.read_text() for path in PAGES)
+    assert f'--8<-- "docs/diagrams/{source.stem}.svg"' in pages
+    assert not re.search(r"#0(10203|40506|70809)\b", svg), "a colour that stands for the page's own"

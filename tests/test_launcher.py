@@ -51,7 +51,8 @@ case "$*" in
     nginx) cp /fakes/program /usr/sbin/nginx ;;
     bubblewrap) cp /fakes/program /usr/bin/bwrap ;;
     iproute2) cp /fakes/program /usr/sbin/ip ;;
-    curl) cp /fakes/program /usr/bin/curl ;;
+    curl | wrk | chromium) cp /fakes/program "/usr/bin/$word" ;;
+    nghttp2-client) cp /fakes/program /usr/bin/h2load ;;
     python3) cp /fakes/python3 /usr/bin/python3 ;;
     python3-venv) touch /log/venv-works ;;
     esac
@@ -565,8 +566,11 @@ def test_course_test_lints_then_runs_all_tests(used: Machine) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "== 3 passed =="
     calls = used.calls()
-    assert f"-c {CLONE}/requirements.txt -r {CLONE}/requirements-dev.txt" in calls[0]
-    assert calls[1:] == [
+    *first, packages, tools = calls[:-4]
+    assert packages.endswith("recommends wrk nghttp2-client chromium")
+    assert f"-c {CLONE}/requirements.txt -r {CLONE}/requirements-dev.txt" in tools
+    assert not any("pip" in call for call in first)
+    assert calls[-4:] == [
         "ruff check",
         "ruff format --check",
         "mypy ",
@@ -612,7 +616,9 @@ def test_course_test_takes_pytest_arguments(
 def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
     """Changed pins are installed for those who test; a failure leaves not even the old stamp."""
     assert used.run("test", PIP_FAILS="yes").returncode == 3
+    used.calls()
     assert used.run("test").returncode == 0
+    assert used.calls("apt-get") == []  # the programs that tests need came the first time
     pins = used.clone / "requirements-dev.txt"
     before = pins.read_text()
     pins.write_text(before + "another==1.0\n")
@@ -627,7 +633,16 @@ def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
 def test_course_serve_is_mkdocs_in_the_clone(used: Machine) -> None:
     """With the arguments given."""
     used.run("serve", "--strict")
-    assert used.calls()[-1] == "python -P -m mkdocs serve --strict"
+    assert used.calls()[-1] == "python -P -m mkdocs serve --livereload --strict"
+
+
+def test_notebooks_need_more_than_grading(used: Machine) -> None:
+    """Programs that make load, and Jupyter; the command itself is the command line's."""
+    done = used.run("notebooks", "--run")
+    assert "grader got <notebooks>" in done.stdout
+    calls = used.calls()
+    assert any(call.endswith("recommends wrk nghttp2-client") for call in calls)
+    assert any("requirements-dev.txt" in call for call in calls)
 
 
 # --- the files around it -----------------------------------------------------------------------
