@@ -6,10 +6,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from grader.errors import CourseError, GraderError
+from grader.errors import CourseError, GraderError, UsageError
+
+if TYPE_CHECKING:
+    from grader.lab import Lab
 
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
@@ -22,9 +26,23 @@ course test [PYTEST OPTIONS]  runs the course's own tests
 course serve                  shows the site while you read or write it"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
-def main() -> None:
-    """Flask behind Nginx: run a lab's files for real, and have them judged."""
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+    invoke_without_command=True,
+)
+@click.version_option(package_name="flask-behind-nginx-grader", prog_name="course")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Flask behind Nginx: run a lab's files for real, and have them judged.
+
+    Without a command: where you are, and what comes next. Exit codes: 0 all passed, 1 a check
+    failed, 2 the command was wrong, 3 the grader could not find out.
+    """
+    if context.invoked_subcommand is None:
+        from grader.status import overview
+
+        click.echo(overview())
 
 
 @main.command(context_settings=PASS_ON)
@@ -35,16 +53,30 @@ def main() -> None:
 def check(
     number: str, solution: bool, submission: str | None, pytest_options: tuple[str, ...]
 ) -> None:
-    """Grade lab NUMBER; other options go to pytest (-k, -x, -n 2, …)."""
-    from grader.lab import find_lab
+    """Grade lab NUMBER, or `all`; other options go to pytest (-k, -x, -n 2, …)."""
+    from grader.lab import all_labs, find_lab
 
-    arguments = [str(find_lab(number).folder), *pytest_options]
+    labs = all_labs() if number == "all" else [find_lab(number)]
+    if number == "all" and submission:
+        raise UsageError("--submission has the files of one lab: name it")
+    arguments = [*(str(lab.folder) for lab in labs), *pytest_options]
     if solution:
         arguments.append("--solution")
     if submission:
         arguments.append(f"--submission={Path(submission).resolve()}")
     # A process of its own: pytest wants to load its plugins before anything of them is imported.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *arguments])
+
+
+@main.command("watch", context_settings=PASS_ON)
+@click.argument("number")
+@click.argument("pytest_options", nargs=-1, type=click.UNPROCESSED)
+def watch_lab(number: str, pytest_options: tuple[str, ...]) -> None:
+    """Grade lab NUMBER again on every save; goes on to the next lab when it passes."""
+    from grader.lab import find_lab
+    from grader.watch import watch
+
+    watch(find_lab(number), list(pytest_options))
 
 
 @main.command("list")
@@ -61,25 +93,151 @@ def list_labs() -> None:
 @click.argument("check", required=False)
 @click.option("--level", type=click.IntRange(1, 4), help="Show the hints up to this level.")
 def hint(number: str, check: str | None, level: int | None) -> None:
-    """Show one more hint for a CHECK of lab NUMBER, from the idea to the change itself."""
+    """Show one more hint for a CHECK of lab NUMBER, from the idea to the change itself.
+
+    Without CHECK it is the first one that failed when the lab was graded last.
+    """
     from grader.hints import next_hint
     from grader.lab import find_lab
+    from grader.status import first_failing
 
-    click.echo(next_hint(find_lab(number), check, level))
+    lab = find_lab(number)
+    if check is None and (check := first_failing(lab)):
+        click.echo(f"The check {check!r} failed last.\n")
+    click.echo(next_hint(lab, check, level))
 
 
 @main.command()
 @click.argument("number")
 @click.option("--solution", is_flag=True, help="Start the course's own solution.")
 @click.option("--submission", type=click.Path(), help="Start the files of this folder.")
-def up(number: str, solution: bool, submission: str | None) -> None:
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Use this port, not 8080 or a free one."
+)
+def up(number: str, solution: bool, submission: str | None, port: int | None) -> None:
+    """Run the site of lab NUMBER for your browser, and follow its logs; Ctrl-C ends it."""
+    from grader.up import keep_up
+
+    keep_up(*lab_and_folder(number, solution, submission), port)
+
+
+@main.command()
+@click.argument("number")
+@click.option("--solution", is_flag=True, help="Start the course's own solution.")
+@click.option("--submission", type=click.Path(), help="Start the files of this folder.")
+def shell(number: str, solution: bool, submission: str | None) -> None:
     """Start the site of lab NUMBER and open a shell in its box; `exit` ends both."""
-    from grader.lab import SOLUTIONS, find_lab
     from grader.shell import open_shell
 
+    sys.exit(open_shell(*lab_and_folder(number, solution, submission)))
+
+
+def lab_and_folder(number: str, solution: bool, submission: str | None) -> tuple[Lab, Path]:
+    """The lab that is meant, and where the files are that are to run.
+
+    Raises:
+        UsageError: there is no such lab, or no such folder.
+    """
+    from grader.lab import SOLUTIONS, find_lab
+
     lab = find_lab(number)
-    folder = SOLUTIONS / lab.number if solution else lab.folder
-    sys.exit(open_shell(lab, Path(submission) if submission else folder))
+    if submission is None:
+        return lab, SOLUTIONS / lab.number if solution else lab.folder
+    if not Path(submission).is_dir():
+        raise UsageError(f"--submission {submission}: there is no such folder")
+    return lab, Path(submission)
+
+
+@main.command("next")
+def next_one() -> None:
+    """Say what to do next."""
+    from grader.status import next_step
+
+    click.echo(next_step())
+
+
+@main.command()
+@click.argument("number")
+@click.argument("file", required=False)
+def reset(number: str, file: str | None) -> None:
+    """Put the files of lab NUMBER (or one FILE) back as they were given; yours are kept."""
+    from grader.lab import find_lab
+    from grader.starters import reset as put_back
+
+    backup = put_back(find_lab(number), file)
+    if backup is None:
+        click.echo("Nothing to do: it is as it was given.")
+    else:
+        click.echo(f"Done. What was there before is in {backup}")
+
+
+@main.command()
+@click.argument("number")
+@click.argument("file", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask whether to show the solution.")
+def diff(number: str, file: str | None, yes: bool) -> None:
+    """Compare the files of lab NUMBER (or one FILE) with the solution; asks first."""
+    from grader.lab import find_lab
+    from grader.starters import compare
+
+    told = compare(find_lab(number), file)
+    if not told:
+        click.echo("There is no difference.")
+    elif yes or click.confirm("This shows the solution. Go on?"):
+        click.echo(told, nl=False)
+
+
+@main.command()
+@click.argument("number")
+@click.argument("name")
+def new(number: str, name: str) -> None:
+    """For authors: make lab NUMBER, called NAME, with all that is to be filled in."""
+    from grader.lab import LABS
+    from grader.new import new_lab
+
+    for path in new_lab(number, name):
+        click.echo(path.relative_to(LABS.parent))
+    click.echo("Next: ./course test says what is to be filled in.")
+
+
+@main.command()
+@click.option("--json", "as_data", is_flag=True, help="For programs.")
+def doctor(as_data: bool) -> None:
+    """Examine this machine: what the course needs, found or not, and how to mend it."""
+    from grader import doctor as examination
+
+    findings = examination.examine()
+    click.echo(examination.as_json(findings) if as_data else examination.as_text(findings))
+    sys.exit(0 if examination.healthy(findings) else 3)
+
+
+@main.command()
+@click.argument("number")
+@click.option("--solution", is_flag=True, help="Grade the course's own solution.")
+@click.option("--submission", type=click.Path(), help="Grade the files of this folder.")
+@click.option(
+    "--format", "shape", type=click.Choice(["text", "json", "junit", "html", "csv"]), default="text"
+)
+def report(number: str, solution: bool, submission: str | None, shape: str) -> None:
+    """Grade lab NUMBER and print all that was seen, every request and answer included."""
+    from grader.lab import find_lab
+    from grader.reporting import grade, render
+
+    data = grade(find_lab(number), Path(submission) if submission else None, solution)
+    click.echo(render(data, shape), nl=False)
+    verdicts = {one["verdict"] for one in data["checks"]}
+    sys.exit(1 if "failed" in verdicts else 3 if "inconclusive" in verdicts else 0)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(kind: str) -> None:
+    """Print what your shell needs to complete `course`: put it into its start file."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(kind)
+    assert made is not None  # click has all three
+    click.echo(made(main, {}, "course", "_COURSE_COMPLETE").source())
 
 
 @main.command(context_settings=PASS_ON)

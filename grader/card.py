@@ -290,5 +290,5 @@ def render(
     if started:
         command = check.by_hand or (curl(exchange, front) if exchange and front else "")
         if command:
-            lines += row("by hand", f"course up {lab.number}, then: {command}")
+            lines += row("by hand", f"course shell {lab.number}, then: {command}")
     return "\n".join(lines)

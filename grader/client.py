@@ -39,6 +39,7 @@ class Exchange:
     size: int = 0  # of all that was received
     error: str = ""
     seconds: float = 0.0
+    sent_size: int = 0  # of all that was sent
 
     def receive(self, data: memoryview) -> None:
         """Record what came.
@@ -66,8 +67,10 @@ class Recorded(socket.socket):
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send and record."""
-        if self.exchange and len(self.exchange.sent) < KEEP:
-            self.exchange.sent += bytes(data)[:KEEP]
+        if self.exchange:
+            self.exchange.sent_size += memoryview(data).nbytes
+            if len(self.exchange.sent) < KEEP:
+                self.exchange.sent += bytes(data)[:KEEP]
         super().sendall(data, flags)
 
     def recv_into(self, buffer: Any, *rest: Any) -> int:

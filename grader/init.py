@@ -519,8 +519,9 @@ def do_read(message: Message) -> Reply:
         seen = os.fstat(fd)
         if not stat.S_ISREG(seen.st_mode):
             return {"data": None}
-        data = os.pread(fd, message["limit"], max(0, seen.st_size - message["limit"]))
-        return {"data": base64.b64encode(data).decode()}
+        start = max(0, seen.st_size - message["limit"])
+        data = os.pread(fd, message["limit"], start)
+        return {"data": base64.b64encode(data).decode(), "end": start + len(data)}
     finally:
         os.close(fd)
 

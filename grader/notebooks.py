@@ -22,9 +22,10 @@ KEPT = {"exercise", "tags"}  # of a cell's metadata
 HEAD = """\
 # What is claimed, and what was measured
 
-Each row was measured by a notebook with real servers: the ratio is from its last run. A notebook
-that is run again fails when its claim does not hold on your machine. "Usual" is what short articles
-and tutorials say, or lead you to believe.
+Each row was measured by a notebook with real servers; the number is from its last run. Mostly it is
+a ratio, of the two things that the sentence compares. A notebook that is run again fails when a
+claim does not hold on your machine. "Usual" is what short articles and tutorials say, or lead you
+to believe.
 
 """
 
@@ -76,10 +77,10 @@ def tables() -> dict[Path, str]:
 
 def measured() -> str:
     """docs/measured.md as it should be."""
-    lines = ["| Usual | What is so | Ratio | Measured in |", "| --- | --- | --- | --- |"]
+    lines = ["| Usual | What is so | Measured | In |", "| --- | --- | --- | --- |"]
     for path in all_notebooks():
         notebook = read(path)
-        link = f"[{title(notebook)}](notebooks/{path.stem}.md)"
+        link = f"[{title(notebook).partition(':')[0]}](notebooks/{path.stem}.md)"
         lines += [
             f"| {one['usual'] or 'the same'} | {one['claim']} | {one['measured']} | {link} |"
             for one in kept_data(notebook)
@@ -109,7 +110,9 @@ def run(path: Path) -> None:
     nbformat: Any = import_module("nbformat")  # untyped
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=SECONDS, resources=place).execute()
+    # It would warn that whoever is on this machine may talk to the kernel: that is this user.
+    quiet = ["--IPKernelApp.log_level=40"]
+    NotebookClient(notebook, timeout=SECONDS, resources=place, extra_arguments=quiet).execute()
     tidy(notebook)
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n")

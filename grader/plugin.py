@@ -23,7 +23,7 @@ from grader.errors import CourseError, GraderError, StartFailed
 from grader.lab import LABS, SOLUTIONS, Lab, load_lab, read_submission
 from grader.progress import keep
 from grader.report import LabReporter
-from grader.results import Result
+from grader.results import Result, plain_exchanges
 from grader.sandbox import File
 from grader.site import Site
 from grader.text import clean
@@ -31,6 +31,8 @@ from grader.text import clean
 if TYPE_CHECKING:
     from grader.client import Exchange
 
+# Sites that were started before pytest was, by their lab's folder (`course watch` does this).
+STARTED: dict[Path, Site] = {}
 LEARNERS = (AssertionError, StartFailed, OSError)  # what requests raises is an OSError too
 LOUD = re.compile(r"\[(error|crit|alert|emerg)\]")
 
@@ -78,8 +80,8 @@ class Sites:
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
         self.folder = folder
-        self.open: list[Site] = []
-        self.shared: Site | None = None
+        self.shared: Site | None = STARTED.pop(folder, None)
+        self.open: list[Site] = [self.shared] if self.shared else []
         self.failed: StartFailed | None = None
         self._lock = threading.Lock()
         self._early: threading.Thread | None = None
@@ -100,6 +102,8 @@ class Sites:
 
     def start_early(self) -> None:
         """Begin to start the shared site, while pytest and the checks get ready."""
+        if self.shared:
+            return
         self._early = threading.Thread(target=self._make_shared, daemon=True)
         self._early.start()
 
@@ -199,18 +203,26 @@ class Run:
             self._thread.join()
 
     def keep(self) -> None:
-        """Keep what the card needs while the box is still there."""
+        """Keep what card and report need while the box is still there."""
         sites = self.made or ([self.sites.shared] if self.sites.shared else [])
         self.files = sites[-1].files if sites else []
-        if not sites or self.error is None or isinstance(self.error, StartFailed):
+        if not sites or isinstance(self.error, StartFailed):
             return
         site = sites[-1]
         self.exchanges = list(site.exchanges)
+        if self.error is None:
+            return
         # The session may end, and its boxes with it, while a check is still at it.
         with contextlib.suppress(GraderError, OSError, ValueError):
             self.front = site.front
             if self.exchanges:
                 self.log = log_line(site.error_log()[self.log_start :], self.exchanges[-1])
+
+    def all_exchanges(self) -> list[dict[str, Any]]:
+        """For the report: those of all its sites, where the card needs the last site's alone."""
+        if not self.made:
+            return plain_exchanges(self.exchanges)
+        return plain_exchanges([one for site in self.made for one in list(site.exchanges)])
 
 
 def log_line(text: str, exchange: Exchange) -> str:
@@ -352,7 +364,7 @@ class Grading:
         lab = run.sites.lab
         result = Result(
             lab.number, run.check.name, run.check.title, verdict, earned, run.check.points, card,
-            round(run.seconds, 3),
+            round(run.seconds, 3), run.all_exchanges() if self.config.getoption("results") else [],
         )  # fmt: skip
         report.course_result = result.as_dict()  # type: ignore[attr-defined]
         report.course_lab = {"title": lab.title, "points": lab.points}  # type: ignore[attr-defined]

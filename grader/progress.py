@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from grader.lab import STATE, all_labs
+from grader.lab import STATE
 from grader.results import Result
 
 PROGRESS = STATE / "progress.json"
@@ -41,14 +41,3 @@ def points(number: str) -> int | None:
     """The points of a lab's last gradings; None when it was not graded."""
     checks = read_progress().get(number)
     return None if checks is None else sum(one["points"] for one in checks.values())
-
-
-def progress_table() -> str:
-    """The progress of all labs as a Markdown table."""
-    lines = ["## Your progress", "", "| lab | points | state |", "| --- | --- | --- |"]
-    for lab in all_labs():
-        have = points(lab.number)
-        state = "not graded yet" if have is None else "passed" if have == lab.points else "begun"
-        lines.append(f"| {lab.number} {lab.title} | {have or 0} of {lab.points} | {state} |")
-    lines += ["", "From your last gradings with `./course check` on this machine."]
-    return "\n".join(lines)

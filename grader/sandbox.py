@@ -445,13 +445,25 @@ class Box:
 
     def log(self, name: str, stream: str, start: int = 0) -> str:
         """Return what a service printed on `stdout` or `stderr`, from a byte position on."""
+        return self.printed(name, stream, start)[0].decode("utf-8", "replace")
+
+    def printed(self, name: str, stream: str, start: int) -> tuple[bytes, int]:
+        """Return what a service printed from a byte position on, and the position of the end."""
         answer = self.request("log", name=name, stream=stream, start=start)
-        return base64.b64decode(answer["data"]).decode("utf-8", "replace")
+        return base64.b64decode(answer["data"]), answer["total"]
 
     def read(self, path: str, limit: int = 64 * 1024) -> bytes | None:
         """Return the end of a regular file of the box; None when there is none."""
         data = self.request("read", path=path, limit=limit)["data"]
         return None if data is None else base64.b64decode(data)
+
+    def grown(self, path: str, start: int, limit: int = 64 * 1024) -> tuple[bytes, int]:
+        """Return what a file has from a byte position on (at most its end), and its size."""
+        answer = self.request("read", path=path, limit=limit)
+        if answer["data"] is None:
+            return b"", 0
+        data, end = base64.b64decode(answer["data"]), answer["end"]
+        return data[max(0, len(data) - max(0, end - start)) :], end
 
     def write(self, *files: File) -> None:
         """Place files in the running box."""

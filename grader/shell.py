@@ -1,4 +1,4 @@
-"""`course up`: a lab's site in its box, and a shell in there."""
+"""`course shell`: a lab's site in its box, and a shell in there."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -277,17 +277,24 @@ class Site:
         options.setdefault("small_buffers", False)
         return cls(known, [*placed.values(), *more], **options)
 
-    def start(self) -> None:
-        """Start all services, in lab.toml's order, and wait until each is ready."""
+    def start(self, names: Collection[str] | None = None) -> None:
+        """Start services, in lab.toml's order, and wait until each is ready.
+
+        Args:
+            names: which; None for all. Those that run already are left alone.
+        """
         self._front = None
         started: list[Service] = []
-        for service in self.services.values():
+        for name, service in self.services.items():
+            if names is not None and name not in names:
+                continue
             if started:
                 # It may not take the port of the one before, which has to listen first.
                 wait_for(started[-1].listens_or_ended, start_seconds())
                 if started[-1].end()[0] is not None:
                     break
-            service.spawn()
+            if not service.pid:
+                service.spawn()
             started.append(service)
         for service in started:
             service.wait_ready()

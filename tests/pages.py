@@ -6,10 +6,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -22,7 +20,6 @@ from answers import ROOT
 
 BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 TROUBLE = re.compile(r"^### (.*?)\n(.*?)(?=^### |\Z)", re.MULTILINE | re.DOTALL)
-BENCH = ROOT / "tests" / "bench"
 
 # Commands of a console block (for one box), and the output that the page shows for them.
 Step = tuple[list[str], str]
@@ -81,9 +78,9 @@ def course(*words: str, script: str = "", cwd: Path = ROOT) -> subprocess.Comple
 
 
 def in_box(groups: Sequence[Sequence[str]], *words: str) -> list[str]:
-    """Type groups of commands into the box of `course up …`; what each group printed."""
+    """Type groups of commands into the box of `course shell …`; what each group printed."""
     typed = "".join("echo '<<<<'\n" + "\n".join(one) + "\n" for one in groups)
-    return course("up", *words, script=f"exec 2>&1\n{typed}").stdout.split("<<<<\n")[1:]
+    return course("shell", *words, script=f"exec 2>&1\n{typed}").stdout.split("<<<<\n")[1:]
 
 
 def check_session(session: Session, masked: Callable[[str], str] = str.strip) -> None:
@@ -91,7 +88,7 @@ def check_session(session: Session, masked: Callable[[str], str] = str.strip) ->
     command, inside = session
     first, verb, *words = command.split()
     assert first == "./course"
-    if verb == "up":
+    if verb == "shell":
         printed = in_box([commands for commands, _ in inside], *words)
         assert [masked(one) for one in printed] == [masked(output) for _, output in inside]
     else:
@@ -115,10 +112,3 @@ def not_started(lab: Lab, *changes: tuple[str, str, str]) -> str:
     with pytest.raises(StartFailed) as failed:
         site_with(lab, *changes)
     return "[emerg] " + failed.value.got.replace("nginx.conf", lab.files["nginx.conf"])
-
-
-def bench(name: str) -> ModuleType:
-    """One of tests/bench, to measure with it."""
-    if str(BENCH) not in sys.path:
-        sys.path.insert(0, str(BENCH))
-    return import_module(name)

@@ -93,7 +93,7 @@ def test_check_of_a_folder_elsewhere(tmp_path: Path) -> None:
         (["check", "77"], "there is no lab '77'; the labs are 01"),
         (["check", "03/../01"], "there is no lab"),
         (["hint", "03", "nonsense"], "lab 03 has no check 'nonsense'"),
-        (["up", "77"], "there is no lab '77'"),
+        (["shell", "77"], "there is no lab '77'"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
 )
@@ -119,14 +119,14 @@ def test_hint_gives_one_more_level_each_time(tmp_path: Path) -> None:
     assert "course hint 03 host" in course("hint", "03").stdout
 
 
-def test_up_opens_a_shell_beside_the_site() -> None:
+def test_shell_opens_a_shell_beside_the_site() -> None:
     commands = """
     id -un; pwd
     curl -s --interface 203.0.113.77 http://board.example/whoami
     curl -s --interface 2001:db8::77 http://anything.board.example/whoami
     exit 7
     """
-    done = course("up", "03", "--solution", script=commands)
+    done = course("shell", "03", "--solution", script=commands)
     assert done.returncode == 7, done.stderr
     assert "/srv/board" in done.stdout
     assert '"client":"203.0.113.77"' in done.stdout
@@ -134,10 +134,10 @@ def test_up_opens_a_shell_beside_the_site() -> None:
     assert '"host":"anything.board.example"' in done.stdout
 
 
-def test_up_opens_the_shell_also_when_the_site_does_not_start(tmp_path: Path) -> None:
+def test_shell_opens_the_shell_also_when_the_site_does_not_start(tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(SOLUTIONS / "03", folder)
     (folder / "nginx.conf").write_text("servr {}\n")
-    done = course("up", "03", "--submission", str(folder), script="nginx -t; exit 0\n")
+    done = course("shell", "03", "--submission", str(folder), script="nginx -t; exit 0\n")
     assert 'unknown directive "servr"' in done.stderr
     assert done.returncode == 0

@@ -11,16 +11,16 @@ from urllib.parse import unquote
 
 import pytest
 
+from grader.__main__ import main
 from grader.lab import LABS, all_labs
 
 sys.path.insert(0, str(Path(__file__).parent))
-from built import build, pages
-
 from answers import ROOT, checks
+from built import build, pages
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [*PAGES, *sorted(LABS.glob("*/README.md")), ROOT / "README.md"]
-COMMANDS = {"check", "hint", "up", "list", "test", "serve", "notebooks"}
+COMMANDS = {*main.commands, "test", "serve"}
 LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
 
 

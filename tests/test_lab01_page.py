@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import bench, course, read_page
+from pages import course, read_page
 
 PAGE = read_page("01-dev-server")
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BOXES = {"In the box, with the starter": [], "In the box, with your answer": ["--solution"]}
-ELSEWHERE = {"./course check 01", "./course up 01"}  # what other tests run
+ELSEWHERE = {"./course check 01", "./course shell 01"}  # what other tests run
 
 
 def blocks() -> list[tuple[str, str, str]]:
@@ -31,7 +31,7 @@ def run_in_box(title: str) -> tuple[list[str], list[str]]:
             assert after == "text", f"no output after {text}"
             commands, shown = commands + text, shown + output
     assert commands
-    done = course("up", "01", *BOXES[title], script=f"exec 2>&1\n{commands}")
+    done = course("shell", "01", *BOXES[title], script=f"exec 2>&1\n{commands}")
     return words(done.stdout), words(shown)
 
 
@@ -53,13 +53,3 @@ def test_every_other_command_is_run_elsewhere() -> None:
         assert language in ("sh", "text", "python"), language
         if language == "sh" and title not in BOXES:
             assert set(text.split("\n")) - {""} <= ELSEWHERE
-
-
-def test_visitors_of_the_development_server_do_not_wait_for_each_other() -> None:
-    measured = bench("dev_server")
-    with_threads = measured.median(20, threads=True, runs=1)
-    without = measured.median(20, threads=False, runs=1)
-    assert without >= 20 * measured.WAIT
-    assert without > 4 * with_threads
-    with measured.dev_server(threads=True) as site:
-        assert measured.most_threads(site, 20) >= 20

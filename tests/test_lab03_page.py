@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT
 from pages import (
     Session,
-    bench,
     blocks,
     check_session,
     not_started,
@@ -170,18 +169,3 @@ def test_mistakes_leave_the_line_that_the_page_shows(heading: str) -> None:
 
 def test_all_mistakes_are_on_the_page() -> None:
     assert list(MISTAKES) == list(TROUBLES)
-
-
-@pytest.mark.parametrize("kind", ["slow headers", "slow uploads", "slow readers"])
-def test_nginx_holds_slow_visitors_and_gunicorn_alone_cannot(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow_clients = bench("slow_clients")
-    monkeypatch.setattr(slow_clients, "PATIENCE", 10.0)
-    behind = slow_clients.measure(80, kind, 50, visitors=20)
-    assert (len(behind.served), behind.gave_up) == (20, 0)
-    monkeypatch.setattr(slow_clients, "PATIENCE", 2.0)
-    monkeypatch.setattr(slow_clients, "ENOUGH", 1)
-    # One of its two workers may have got all the slow ones: then the other serves, by luck.
-    alone = slow_clients.measure(8000, kind, 50, visitors=40)
-    assert alone.gave_up == 1

@@ -18,7 +18,6 @@ from answers import ROOT, lay_out
 from inside import shell
 from pages import (
     Session,
-    bench,
     blocks,
     check_session,
     course,
@@ -191,23 +190,11 @@ def test_what_a_card_says_to_do_by_hand_works(check: str, answer: str, tmp_path:
     folder = ROOT / "tests" / "wrong" / "04" / answer
     cards = (folder / "card.txt").read_text().split("\n\n")
     card = next(one for one in cards if f"hint 04 {check}\n" in one)
-    command = card.partition("by hand    course up 04, then: ")[2]
+    command = card.partition("by hand    course shell 04, then: ")[2]
     laid = lay_out(folder, tmp_path / "mine")
-    words = ("up", "04", "--submission", str(laid))
+    words = ("shell", "04", "--submission", str(laid))
     printed = course(*words, script=f"exec 2>&1\n{command}\n").stdout
     assert BY_HAND[check, answer] in printed
     if check == "slow-readers":
         sizes = [int(one) for one in re.findall(r"VmRSS:\s+(\d+) kB", printed)]
         assert sum(sizes) > 60 * 1024
-
-
-def test_a_file_from_the_disk_costs_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
-    static_files = bench("static_files")
-    monkeypatch.setattr(static_files, "WRK", False)  # there is one way that works everywhere
-    cpu = {
-        way: static_files.measure(kind, port, "style.css", seconds=0.5).cpu
-        for way, (kind, port) in static_files.WAYS.items()
-    }
-    disk = cpu["Nginx from the disk"]
-    assert cpu["the app alone"] > 3 * disk
-    assert cpu["the app behind Nginx"] > 3 * disk

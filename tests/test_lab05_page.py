@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT, checks
 from pages import (
     Session,
-    bench,
     blocks,
     check_session,
     in_box,
@@ -227,27 +225,6 @@ def test_mistakes_show_what_the_page_says(heading: str) -> None:
 
 def test_all_mistakes_are_on_the_page() -> None:
     assert list(MISTAKES) == list(TROUBLES)
-
-
-def test_levels_cost_what_the_page_says() -> None:
-    measured = bench("gzip_levels")
-    with measured.make_site() as site:
-        told = measured.table(site, "/page.txt", requests=150)
-    size = {name: one[0] for name, one in told.items()}
-    cpu = {name: one[1] for name, one in told.items()}
-    assert size["plain"] > 4 * size["level 1"]
-    assert size["level 1"] > size["level 4"] > size["level 5"] > size["level 6"] > size["level 9"]
-    assert size["gzip_static"] == size["level 9"]
-    assert cpu["level 9"] > 8 * cpu["level 1"]
-    assert cpu["level 5"] < 4 * cpu["level 1"]
-    assert cpu["gzip_static"] < cpu["level 1"] / 2
-    for name, number in size.items():
-        assert re.search(rf"^{name} +{number} ", PAGE, re.MULTILINE), name
-
-
-def test_a_right_guess_is_shorter_than_every_wrong_one() -> None:
-    right, wrong = bench("gzip_levels").guesses(60)
-    assert right < min(wrong)
 
 
 def test_by_hand_lines_work_as_printed() -> None:

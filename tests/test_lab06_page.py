@@ -13,12 +13,12 @@ import pytest
 
 from grader.errors import StartFailed
 from grader.lab import SOLUTIONS, find_lab, read_solution, read_submission
+from grader.notebook import machine
 from grader.sandbox import File
 from grader.site import Site, wait_for
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages import (
-    bench,
     blocks,
     check_session,
     in_box,
@@ -39,7 +39,7 @@ MASKS = [
 ]
 BEFORE = PAGE.partition("\n## What can go wrong\n")[0]
 TROUBLES = troubles(PAGE)
-NGINX = tuple(map(int, re.findall(r"\d+", bench("machine").nginx_version())[:3]))
+NGINX = tuple(map(int, re.findall(r"\d+", machine())[:3]))
 
 
 def masked(text: str) -> str:
@@ -51,7 +51,7 @@ def masked(text: str) -> str:
 
 def test_commands_print_what_the_page_shows() -> None:
     (check, _), session = sessions(BEFORE)
-    assert (check, session[0]) == ("./course check 06 --solution", "./course up 06 --solution")
+    assert (check, session[0]) == ("./course check 06 --solution", "./course shell 06 --solution")
     assert len(session[1]) > 7
     check_session(session, masked)
 
@@ -204,15 +204,6 @@ def speaks(site: Site, name: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def test_what_costs_more_costs_more() -> None:
-    tls = bench("tls")
-    with tls.open_site("RSA") as site:
-        version = ssl.TLSVersion.TLSv1_2
-        full = tls.handshakes(site, version, resumed=False, visits=300)
-        assert full > 1.3 * tls.handshakes(site, version, resumed=True, visits=300)
-        assert full > 3 * tls.requests(site, connections=1)
 
 
 def test_versions_outside_of_the_servers_are_added_to_the_given_ones(tmp_path: Path) -> None:

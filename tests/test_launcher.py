@@ -566,15 +566,16 @@ def test_course_test_lints_then_runs_all_tests(used: Machine) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "== 3 passed =="
     calls = used.calls()
-    *first, packages, tools = calls[:-4]
+    *first, packages, tools = calls[:-5]
     assert packages.endswith("recommends wrk nghttp2-client chromium")
     assert f"-c {CLONE}/requirements.txt -r {CLONE}/requirements-dev.txt" in tools
     assert not any("pip" in call for call in first)
-    assert calls[-4:] == [
+    assert calls[-5:] == [
         "ruff check",
         "ruff format --check",
         "mypy ",
-        "python -P -m pytest -n 3 tests",
+        "python -P -m pytest -n 3 -m not measures tests",
+        "python -P -m pytest -m measures tests",
     ]
     used.run("test")
     assert "pip" not in used.calls()[0]  # the second time
@@ -596,8 +597,6 @@ def test_course_test_fails_when_any_part_does(
 @pytest.mark.parametrize(
     ("given", "passed_on"),
     [
-        (["-k", "labs"], ["tests", "-k", "labs"]),
-        (["-x", "--golden"], ["tests", "-x", "--golden"]),
         (["board"], [f"{CLONE}/labs/board"]),
         (["-n", "4", "board::test_a"], ["-n", "4", f"{CLONE}/labs/board::test_a"]),
         (["tests/test_x.py"], ["tests/test_x.py"]),
@@ -611,6 +610,16 @@ def test_course_test_takes_pytest_arguments(
     (used.clone / "labs/labs").mkdir()  # what -k is given is no path, even if there is one
     used.run("test", *given, cwd=f"{CLONE}/labs")
     assert used.calls()[-1] == " ".join(["python -P -m pytest -n 3", *passed_on])
+
+
+@pytest.mark.parametrize("given", [["-k", "labs"], ["-x", "--golden"]])
+def test_course_test_measures_last_and_alone(used: Machine, given: list[str]) -> None:
+    """Two runs of pytest: what measures needs the machine for itself."""
+    used.run("test", *given)
+    assert used.calls()[-2:] == [
+        " ".join(["python -P -m pytest -n 3 -m not measures tests", *given]),
+        " ".join(["python -P -m pytest -m measures tests", *given]),
+    ]
 
 
 def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
@@ -634,6 +643,14 @@ def test_course_serve_is_mkdocs_in_the_clone(used: Machine) -> None:
     """With the arguments given."""
     used.run("serve", "--strict")
     assert used.calls()[-1] == "python -P -m mkdocs serve --livereload --strict"
+
+
+def test_the_doctor_comes_before_what_is_missing_is_installed(used: Machine) -> None:
+    """It is there to say what that is."""
+    (used.folder / "sbin/nginx").unlink()
+    done = used.run("doctor", "--json")
+    assert done.stdout == "grader got <doctor>\ngrader got <--json>\n"
+    assert used.calls("apt-get") == []
 
 
 def test_notebooks_need_more_than_grading(used: Machine) -> None:

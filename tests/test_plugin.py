@@ -101,7 +101,7 @@ def test_client(site):
     assert "got        client 127.0.0.1\n" in card
     assert "why        It matters.\n" in card
     assert "hint       course hint 90 client" in card
-    assert "course up 90, then: curl -i -H 'X-Odd: yes' http://127.0.0.1:5000/whoami" in card
+    assert "course shell 90, then: curl -i -H 'X-Odd: yes' http://127.0.0.1:5000/whoami" in card
     assert "Traceback" not in done["out"]
 
 

@@ -13,7 +13,8 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 from grader.notebooks import NOTEBOOKS, all_notebooks
-from grader.progress import PROGRESS, progress_table
+from grader.progress import PROGRESS
+from grader.status import progress_table
 
 PLACE = "<!-- progress -->"
 # Outputs as blocks of their own, so that they have no copy button's prompt and no indentation.
@@ -30,7 +31,8 @@ TEMPLATE = """\
 ```
 {% endblock data_text %}
 {%- block data_svg -%}
-![{{ output.metadata.get('image/svg+xml', {}).get('alt', '') }}]({{ output.metadata.filenames['image/svg+xml'] }})
+{%- set svg = 'image/svg+xml' -%}
+![{{ output.metadata.get(svg, {}).get('alt', '') }}]({{ output.metadata.filenames[svg] }})
 {% endblock data_svg %}
 """
 ORIGIN = """\

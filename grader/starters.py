@@ -1,0 +1,81 @@
+"""A lab's files as they were given: to begin again, and to compare with the solution."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import time
+from pathlib import Path
+
+from grader.errors import UsageError
+from grader.lab import SOLUTIONS, STATE, Lab
+
+HERE = Path(__file__).resolve().parent / "starters"
+
+
+def wanted_files(lab: Lab, name: str | None) -> list[str]:
+    """One of a lab's files, or all.
+
+    Raises:
+        UsageError: the lab has no such file; names those that it has.
+    """
+    if name is None:
+        return list(lab.files)
+    if name not in lab.files:
+        raise UsageError(f"lab {lab.number} has no file {name!r}; it has {', '.join(lab.files)}")
+    return [name]
+
+
+def reset(lab: Lab, name: str | None = None) -> Path | None:
+    """Put a lab's files back as they were given.
+
+    Args:
+        lab: the lab.
+        name: of one file; None for all.
+
+    Returns:
+        The folder with a backup of what was replaced; None when nothing had been changed.
+
+    Raises:
+        UsageError: the lab has no such file.
+    """
+    backup = STATE / "backups" / lab.number / time.strftime("%Y-%m-%d-%H%M%S")
+    backup = next(
+        one
+        for one in [backup, *(backup.with_name(f"{backup.name}-{n}") for n in range(2, 99))]
+        if not one.exists()
+    )
+    replaced = False
+    for file in wanted_files(lab, name):
+        given, own = HERE / lab.number / file, lab.folder / file
+        if own.is_file() and own.read_bytes() == given.read_bytes():
+            continue
+        replaced = True
+        backup.mkdir(parents=True, exist_ok=True)
+        if own.is_symlink() or own.exists():
+            shutil.move(own, backup / file)  # a link is kept as one, not followed
+        shutil.copy(given, own)
+    return backup if replaced else None
+
+
+def compare(lab: Lab, name: str | None = None) -> str:
+    """The difference between a lab's files and the solution's; "" when there is none.
+
+    Raises:
+        UsageError: the lab has no such file.
+    """
+    parts: list[str] = []
+    for file in wanted_files(lab, name):
+        own, wanted = lab.folder / file, SOLUTIONS / lab.number / file
+        parts += difflib.unified_diff(
+            lines(own), lines(wanted), f"labs/{lab.number}/{file}", f"solutions/{lab.number}/{file}"
+        )
+    return "".join(parts)
+
+
+def lines(path: Path) -> list[str]:
+    """A file's lines, each with its end; none when there is no such file."""
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode("utf-8", "replace")
+    return [line + "\n" for line in text.splitlines()]

@@ -1,0 +1,5 @@
+"""What Gunicorn serves: the board."""
+
+from board import create_app
+
+app = create_app()

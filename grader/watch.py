@@ -1,0 +1,176 @@
+"""`course watch`: grade a lab again on every save, with a box that is warm by then.
+
+The next grading's box is started at once after each one, its app included, from the files as they
+are. A save of Nginx's file then costs the start of Nginx alone. Each grading has a box of its own,
+so a verdict never depends on the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from watchfiles import watch as changes
+
+from grader import plugin
+from grader.errors import CourseError, StartFailed
+from grader.lab import Lab, read_submission
+from grader.sandbox import File
+from grader.services import PROGRAMS
+from grader.site import Site
+from grader.status import next_lab
+
+QUIET_MS, LONGEST_MS = 25, 400  # a save is over when nothing was written for so long
+READY_MS = 100  # after which it is known that the folder is watched
+WALL = 86400.0  # seconds that a box waits at most
+NGINX = "/etc/nginx/"
+
+
+def watch(lab: Lab, options: list[str]) -> None:
+    """Grade on every save until Ctrl-C; see `follow`."""
+    with contextlib.suppress(KeyboardInterrupt):
+        follow(lab, options)
+
+
+def follow(lab: Lab, options: list[str]) -> None:
+    """Grade a lab's files now, and again on every save, until the user ends it.
+
+    Moves on to the next lab when one passes.
+
+    Args:
+        lab: the first lab.
+        options: for pytest.
+    """
+    logging.getLogger("watchfiles").setLevel(logging.ERROR)  # it talks about Ctrl-C
+    import_all(lab)
+    following: Lab | None = lab
+    while following:
+        lab, following = following, None
+        with Spare(lab) as spare:
+            for names in saves(lab):
+                if grade(lab, spare, options, f"{', '.join(names)} saved" if names else "now"):
+                    following = next_lab()
+                    break
+    if not next_lab():
+        click.echo("You have passed all labs.")
+
+
+def saves(lab: Lab) -> Iterator[list[str]]:
+    """The names of a lab's files that were saved, once for each save; ends with Ctrl-C.
+
+    The first list is empty: from then on no save is missed, however long the caller takes.
+    """
+    ready = False
+    for saved in changes(
+        lab.folder,
+        step=QUIET_MS,
+        debounce=LONGEST_MS,
+        rust_timeout=READY_MS,
+        yield_on_timeout=True,
+        raise_interrupt=False,
+        recursive=False,
+    ):
+        names = {Path(path).name for _, path in saved} & set(lab.files)
+        if names or not ready:
+            ready = True
+            yield sorted(names)
+
+
+def import_all(lab: Lab) -> None:
+    """Let this process import once what each grading's process would import again."""
+    import grader.client  # noqa: F401
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", str(lab.folder)])
+
+
+class Spare:
+    """A box that waits for the next grading: its app runs, Nginx does not yet."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.site: Site | None = None
+
+    def prepare(self) -> None:
+        """Start one from the files as they are; none when they do not start."""
+        self.close()
+        apps = [name for name in self.lab.run if PROGRAMS[name].app]
+        with contextlib.suppress(CourseError):
+            self.site = Site(
+                self.lab, read_submission(self.lab, self.lab.folder), start=False, wall=WALL
+            )
+            try:
+                self.site.start(apps)
+            except StartFailed:
+                self.close()
+
+    def take(self) -> Site | None:
+        """The site with the files as they are now; None when it must be started anew."""
+        site = self.site
+        if site is None:
+            return None
+        with contextlib.suppress(CourseError):
+            files = read_submission(self.lab, self.lab.folder)
+            changed = [one for one in files if one not in site.files]
+            if all(one.path.startswith(NGINX) for one in changed):
+                place(site, files, changed)
+                with contextlib.suppress(StartFailed):
+                    site.start()
+                    return site
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """End the box."""
+        if self.site:
+            self.site.close()
+        self.site = None
+
+    def __enter__(self) -> Spare:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def place(site: Site, files: list[File], changed: list[File]) -> None:
+    """Put changed files into a site's box."""
+    site.files = files
+    site.box.write(*changed)
+
+
+def grade(lab: Lab, spare: Spare, options: list[str], why: str) -> bool:
+    """Grade in a process of its own, then prepare the next box; tells whether the lab passed."""
+    if sys.stdout.isatty():
+        click.clear()
+    click.echo(f"{time.strftime('%H:%M:%S')} {why}: grading lab {lab.number}")
+    sys.stdout.flush()
+    site = spare.take()
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if site:
+                plugin.STARTED[lab.folder] = site
+            code = int(pytest.main([str(lab.folder), "-p", "no:cacheprovider", *options]))
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+    try:
+        _, status = os.waitpid(child, 0)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGKILL)  # its boxes end with it
+        os.waitpid(child, 0)
+        raise
+    spare.prepare()
+    return os.waitstatus_to_exitcode(status) == 0

@@ -1,0 +1,172 @@
+"""The learner's commands: where am I, what next, begin again, compare; and the author's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grader.lab import LABS, all_labs
+from grader.new import left_to_fill_in
+
+sys.path.insert(0, str(Path(__file__).parent))
+from answers import ROOT
+from clones import Clone
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path / "course")
+
+
+def test_course_alone_says_where_you_are(clone: Clone) -> None:
+    told = clone.course()
+    assert told.returncode == 0
+    assert "03  Nginx in front             0 of 35 points  not graded yet" in told.stdout
+    assert "Next: lab 01, The development server" in told.stdout
+    assert "Read labs/01/README.md" in told.stdout
+    assert all(len(line) <= 80 for line in told.stdout.splitlines())
+    clone.course("check", "03", "-k", "site_answers or ipv6")
+    told = clone.course()
+    assert "03  Nginx in front             2 of 35 points  begun" in told.stdout
+    assert told.stdout.endswith(clone.course("next").stdout)
+
+
+def test_next_is_the_first_lab_that_has_not_passed(clone: Clone) -> None:
+    clone.solve("01")
+    assert clone.course("check", "01").returncode == 0
+    assert "01  The development server    20 of 20 points  passed" in clone.course().stdout
+    assert "Next: lab 02, Gunicorn" in clone.course("next").stdout
+
+
+def test_check_all_grades_every_lab(clone: Clone) -> None:
+    done = clone.course(
+        "check", "all", "--solution", "-k", "nothing_is_called_so", "--collect-only"
+    )
+    assert done.returncode == 5
+    done = clone.course("check", "all", "-k", "test_site_answers")
+    for number in ("03", "04"):
+        assert f"Lab {number}: " in done.stdout
+    assert clone.course("check", "all", "--submission", ".").returncode == 2
+
+
+def test_hint_is_about_the_first_failing_check(clone: Clone) -> None:
+    assert "course hint 03 site-answers" in clone.course("hint", "03").stdout  # the list of names
+    clone.course("check", "03", "-k", "site_answers or ipv6 or host")
+    first = clone.course("hint", "03").stdout
+    assert first.startswith("The check 'ipv6' failed last.\n\n1. ")
+    assert "\n2. " not in first
+    assert "\n\n2. " in clone.course("hint", "03").stdout  # one more level
+    assert clone.course("hint", "03", "host").stdout.startswith("1. ")
+
+
+def test_reset_keeps_what_was_there(clone: Clone) -> None:
+    own = clone.folder / "labs" / "03" / "nginx.conf"
+    given = own.read_text()
+    assert clone.course("reset", "03").stdout == "Nothing to do: it is as it was given.\n"
+    clone.solve("03")
+    solved = own.read_text()
+    done = clone.course("reset", "03", "nginx.conf")
+    assert own.read_text() == given
+    (backup,) = re.findall(r"is in (.*)\n", done.stdout)
+    assert (Path(backup) / "nginx.conf").read_text() == solved
+    assert not (Path(backup) / "wsgi.py").exists()
+    own.unlink()
+    (own.parent / "wsgi.py").write_text("my own\n")
+    done = clone.course("reset", "03")
+    (second,) = re.findall(r"is in (.*)\n", done.stdout)
+    assert second != backup
+    assert own.read_text() == given
+    assert (Path(second) / "wsgi.py").read_text() == "my own\n"
+    assert clone.course("reset", "03", "other.conf").returncode == 2
+
+
+def test_diff_asks_before_it_shows_the_solution(clone: Clone) -> None:
+    asked = clone.course("diff", "03", "wsgi.py", typed="n\n")
+    assert "This shows the solution" in asked.stdout
+    assert "ProxyFix" not in asked.stdout
+    shown = clone.course("diff", "03", "wsgi.py", typed="y\n").stdout
+    assert "--- labs/03/wsgi.py\n+++ solutions/03/wsgi.py\n" in shown
+    assert re.search(r"^\+.*ProxyFix", shown, re.MULTILINE)
+    assert "nginx.conf" not in shown
+    clone.solve("03")
+    assert clone.course("diff", "03").stdout == "There is no difference.\n"
+
+
+def test_new_makes_a_lab_that_says_what_to_fill_in(clone: Clone) -> None:
+    done = clone.course("new", "42", "my-lab")
+    assert "labs/42/test_lab.py\n" in done.stdout
+    assert clone.course("check", "42", "--solution").returncode == 0
+    assert "42  My lab" in clone.course("list").stdout
+    told = subprocess.run(
+        [sys.executable, "-c", "from grader.new import *; from grader.lab import *\n"
+         "print('\\n'.join(left_to_fill_in(LABS / '42')))"],
+        env=clone.environment, capture_output=True, text=True, cwd=clone.folder,
+    ).stdout  # fmt: skip
+    assert "labs/42/README.md:3: FILL IN the goal in one sentence." in told
+    assert "docs/labs/42-my-lab.md:3: FILL IN what the learner gets" in told
+    for wrong in (("42", "again"), ("4", "x"), ("43", "Big Name"), ("43", "../x")):
+        assert clone.course("new", *wrong).returncode == 2
+
+
+@pytest.mark.parametrize("lab", all_labs(), ids=lambda lab: lab.number)
+def test_nothing_is_left_to_fill_in(lab: object) -> None:
+    assert left_to_fill_in(lab.folder) == []  # type: ignore[attr-defined]
+
+
+def test_labs_are_as_they_are_given() -> None:
+    """In a learner's clone they are not; there the starters are what counts."""
+    edited = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "labs"], cwd=ROOT).returncode
+    if edited:
+        pytest.skip("files in labs/ were edited here")
+    for lab in all_labs():
+        starters = LABS.parent / "grader" / "starters" / lab.number
+        assert {path.name for path in starters.iterdir()} == set(lab.files)
+        for name in lab.files:
+            assert (starters / name).read_bytes() == (lab.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_for_three_shells(shell: str, clone: Clone) -> None:
+    told = clone.course("completion", shell)
+    assert told.returncode == 0
+    assert "_COURSE_COMPLETE" in told.stdout
+
+
+def test_completion_knows_the_commands(clone: Clone) -> None:
+    done = subprocess.run(
+        clone.command(),
+        env={**clone.environment, "_COURSE_COMPLETE": "bash_complete", "COMP_WORDS": "course re",
+             "COMP_CWORD": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "plain,reset" in done.stdout
+
+
+def test_version_is_one_line(clone: Clone) -> None:
+    assert re.fullmatch(r"course, version [\d.]+\n", clone.course("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "77"), ("next", "more"), ("nonsense",), ("up", "01", "--port", "0")]
+)
+def test_a_wrong_command_is_a_sentence_and_code_2(words: tuple[str, ...], clone: Clone) -> None:
+    done = clone.course(*words)
+    assert done.returncode == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_installed_command_hands_on_to_the_launcher() -> None:
+    """In the activated environment `course test` is `./course test`."""
+    course = Path(sys.executable).parent / "course"
+    done = subprocess.run(
+        [course, "test", "--version"],
+        env={**os.environ, "PATH": f"{course.parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "pytest" in done.stdout
