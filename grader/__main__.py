@@ -26,6 +26,33 @@ course test [PYTEST OPTIONS]  runs the course's own tests
 course serve                  shows the site while you read or write it"""
 
 
+def complete_number(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The numbers of labs, for a shell that completes the command line."""
+    from grader.lab import all_labs
+
+    return [lab.number for lab in all_labs() if lab.number.startswith(begun)]
+
+
+def complete_check(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The names of a lab's checks."""
+    from grader.hints import load_hints
+    from grader.lab import find_lab
+
+    names = load_hints(find_lab(context.params["number"]))
+    return [name for name in names if name.startswith(begun)]
+
+
+def complete_file(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The names of a lab's files."""
+    from grader.lab import find_lab
+
+    names = find_lab(context.params["number"]).files
+    return [name for name in names if name.startswith(begun)]
+
+
+NUMBER = click.argument("number", shell_complete=complete_number)
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
@@ -40,13 +67,14 @@ def main(context: click.Context) -> None:
     failed, 2 the command was wrong, 3 the grader could not find out.
     """
     if context.invoked_subcommand is None:
+        from grader.show import show
         from grader.status import overview
 
-        click.echo(overview())
+        show(overview())
 
 
 @main.command(context_settings=PASS_ON)
-@click.argument("number")
+@NUMBER
 @click.option("--solution", is_flag=True, help="Grade the course's own solution.")
 @click.option("--submission", type=click.Path(), help="Grade the files of this folder.")
 @click.argument("pytest_options", nargs=-1, type=click.UNPROCESSED)
@@ -69,7 +97,7 @@ def check(
 
 
 @main.command("watch", context_settings=PASS_ON)
-@click.argument("number")
+@NUMBER
 @click.argument("pytest_options", nargs=-1, type=click.UNPROCESSED)
 def watch_lab(number: str, pytest_options: tuple[str, ...]) -> None:
     """Grade lab NUMBER again on every save; goes on to the next lab when it passes."""
@@ -89,8 +117,8 @@ def list_labs() -> None:
 
 
 @main.command()
-@click.argument("number")
-@click.argument("check", required=False)
+@NUMBER
+@click.argument("check", required=False, shell_complete=complete_check)
 @click.option("--level", type=click.IntRange(1, 4), help="Show the hints up to this level.")
 def hint(number: str, check: str | None, level: int | None) -> None:
     """Show one more hint for a CHECK of lab NUMBER, from the idea to the change itself.
@@ -108,7 +136,7 @@ def hint(number: str, check: str | None, level: int | None) -> None:
 
 
 @main.command()
-@click.argument("number")
+@NUMBER
 @click.option("--solution", is_flag=True, help="Start the course's own solution.")
 @click.option("--submission", type=click.Path(), help="Start the files of this folder.")
 @click.option(
@@ -122,7 +150,7 @@ def up(number: str, solution: bool, submission: str | None, port: int | None) ->
 
 
 @main.command()
-@click.argument("number")
+@NUMBER
 @click.option("--solution", is_flag=True, help="Start the course's own solution.")
 @click.option("--submission", type=click.Path(), help="Start the files of this folder.")
 def shell(number: str, solution: bool, submission: str | None) -> None:
@@ -157,8 +185,8 @@ def next_one() -> None:
 
 
 @main.command()
-@click.argument("number")
-@click.argument("file", required=False)
+@NUMBER
+@click.argument("file", required=False, shell_complete=complete_file)
 def reset(number: str, file: str | None) -> None:
     """Put the files of lab NUMBER (or one FILE) back as they were given; yours are kept."""
     from grader.lab import find_lab
@@ -172,19 +200,20 @@ def reset(number: str, file: str | None) -> None:
 
 
 @main.command()
-@click.argument("number")
-@click.argument("file", required=False)
+@NUMBER
+@click.argument("file", required=False, shell_complete=complete_file)
 @click.option("--yes", is_flag=True, help="Do not ask whether to show the solution.")
 def diff(number: str, file: str | None, yes: bool) -> None:
     """Compare the files of lab NUMBER (or one FILE) with the solution; asks first."""
     from grader.lab import find_lab
+    from grader.show import show_diff
     from grader.starters import compare
 
     told = compare(find_lab(number), file)
     if not told:
         click.echo("There is no difference.")
     elif yes or click.confirm("This shows the solution. Go on?"):
-        click.echo(told, nl=False)
+        show_diff(told)
 
 
 @main.command()
@@ -205,14 +234,18 @@ def new(number: str, name: str) -> None:
 def doctor(as_data: bool) -> None:
     """Examine this machine: what the course needs, found or not, and how to mend it."""
     from grader import doctor as examination
+    from grader.show import show
 
     findings = examination.examine()
-    click.echo(examination.as_json(findings) if as_data else examination.as_text(findings))
+    if as_data:
+        click.echo(examination.as_json(findings))
+    else:
+        show(examination.as_text(findings))
     sys.exit(0 if examination.healthy(findings) else 3)
 
 
 @main.command()
-@click.argument("number")
+@NUMBER
 @click.option("--solution", is_flag=True, help="Grade the course's own solution.")
 @click.option("--submission", type=click.Path(), help="Grade the files of this folder.")
 @click.option(

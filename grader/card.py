@@ -129,9 +129,10 @@ def likely_place(look_at: Sequence[tuple[str, str]], files: list[File], lab: Lab
         paths[one.path]: one.data.decode("utf-8", "replace") for one in files if one.path in paths
     }
     for file, wanted in look_at:
+        # "timeout" is not in graceful_timeout; "proxy_buffer" is in proxy_buffers.
+        pattern = re.compile((r"(?<!\w)" if wanted[:1].isalnum() else "") + re.escape(wanted))
         for number, line in enumerate(texts.get(file, "").splitlines(), 1):
-            code = line.split("#")[0]
-            if wanted and wanted in code:
+            if wanted and pattern.search(line.split("#")[0]):
                 return Place(file, number)
     return Place(look_at[0][0]) if look_at else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -137,14 +138,25 @@ def test_completion_is_for_three_shells(shell: str, clone: Clone) -> None:
     assert "_COURSE_COMPLETE" in told.stdout
 
 
-def test_completion_knows_the_commands(clone: Clone) -> None:
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("re", {"report", "reset"}),
+        ("check 0", {"01", "02", "03", "04", "05", "06"}),
+        ("hint 03 host", {"host"}),
+        ("reset 03 n", {"nginx.conf"}),
+        ("new 0", set()),
+    ],
+)
+def test_completion_knows(typed: str, offered: set[str], clone: Clone) -> None:
+    words = {"COMP_WORDS": f"course {typed}", "COMP_CWORD": str(len(typed.split()))}
     done = subprocess.run(
         clone.command(),
-        env={**clone.environment, "_COURSE_COMPLETE": "bash_complete", "COMP_WORDS": "course re",
-             "COMP_CWORD": "1"},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert "plain,reset" in done.stdout
+        env={**clone.environment, "_COURSE_COMPLETE": "bash_complete", **words},
+        capture_output=True,
+        text=True,
+    )
+    assert {line.partition(",")[2] for line in done.stdout.split()} == offered
 
 
 def test_version_is_one_line(clone: Clone) -> None:
@@ -170,3 +182,22 @@ def test_the_installed_command_hands_on_to_the_launcher() -> None:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "pytest" in done.stdout
+
+
+ESCAPES = re.compile(r"\x1b\[[\d;]*m")
+
+
+@pytest.mark.parametrize("words", [(), ("diff", "03", "wsgi.py", "--yes"), ("doctor",)])
+def test_colour_adds_nothing(words: tuple[str, ...], clone: Clone) -> None:
+    """A terminal gets colours, a pipe none; the words are the same."""
+    clone.course("check", "03", "-k", "site_answers")
+    plain = clone.course(*words).stdout
+    assert not ESCAPES.search(plain)
+    coloured = subprocess.run(
+        ["script", "-qec", " ".join(map(shlex.quote, clone.command(*words))), "/dev/null"],
+        env={**clone.environment, "TERM": "xterm-256color", "COLUMNS": "200"},
+        capture_output=True, text=True, cwd=clone.folder, stdin=subprocess.DEVNULL,
+    ).stdout  # fmt: skip
+    assert ESCAPES.search(coloured)
+    words_of = [ESCAPES.sub("", line).rstrip() for line in coloured.splitlines()]
+    assert words_of == [line.rstrip() for line in plain.splitlines()]

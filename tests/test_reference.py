@@ -18,6 +18,7 @@ import markdown
 import pytest
 
 import grader.checks
+from grader.__main__ import main
 from grader.errors import Mismatch
 from grader.lab import KNOWN, LABS, SOLUTIONS, find_lab, load_lab
 from grader.results import Result
@@ -437,3 +438,14 @@ def test_every_other_command_is_known() -> None:
     assert names == {"test", "check", "notebooks"}
     assert "--run" in course("notebooks", "--help").stdout
     assert find_lab("03").folder == LABS / "03"
+
+
+# --- commands
+
+
+COMMANDS = ROOT / "docs" / "reference" / "commands.md"
+
+
+def test_commands_are_those_that_there_are() -> None:
+    listed = re.findall(r"^\| `course(?: (\w+))?` \| .+ \|$", COMMANDS.read_text(), re.MULTILINE)
+    assert listed == sorted({"", "test", "serve", *main.commands})

@@ -157,6 +157,7 @@ def line_for(site, before):
             "a line that names /slow on standard output",
             f"none within 3 s{where}",
             '`accesslog` says where it goes; "-" is standard output.',
+            (("gunicorn.conf.py", "accesslog"), ("gunicorn.conf.py", "access_log_format")),
         )
     # A second line for the same request would be there before one for the next request.
     ask_pid(site)
