@@ -131,7 +131,7 @@ def new_lab(number: str, name: str) -> list[Path]:
     }
     for file in ("wsgi.py", "gunicorn.conf.py", "nginx.conf"):
         text = (ROOT / "solutions" / FROM / file).read_text()
-        for folder in (lab, solution, ROOT / "grader" / "starters" / number):
+        for folder in (lab, solution):
             made[folder / file] = text
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""A lab's files as they were given: to begin again, and to compare with the solution."""
+"""A lab's files as they were given: to begin again, and to compare with the solution.
+
+Only those are kept here that the lab is about; the others are given as the solution has them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,12 @@ from grader.errors import UsageError
 from grader.lab import SOLUTIONS, STATE, Lab
 
 HERE = Path(__file__).resolve().parent / "starters"
+
+
+def given(lab: Lab, name: str) -> bytes:
+    """One of a lab's files as it was given."""
+    kept = HERE / lab.number / name
+    return (kept if kept.exists() else SOLUTIONS / lab.number / name).read_bytes()
 
 
 def wanted_files(lab: Lab, name: str | None) -> list[str]:
@@ -47,14 +56,14 @@ def reset(lab: Lab, name: str | None = None) -> Path | None:
     )
     replaced = False
     for file in wanted_files(lab, name):
-        given, own = HERE / lab.number / file, lab.folder / file
-        if own.is_file() and own.read_bytes() == given.read_bytes():
+        own = lab.folder / file
+        if own.is_file() and own.read_bytes() == given(lab, file):
             continue
         replaced = True
         backup.mkdir(parents=True, exist_ok=True)
         if own.is_symlink() or own.exists():
             shutil.move(own, backup / file)  # a link is kept as one, not followed
-        shutil.copy(given, own)
+        own.write_bytes(given(lab, file))
     return backup if replaced else None
 
 

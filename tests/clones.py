@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from answers import ROOT
+from grader.lab import all_labs
+from grader.starters import given
 
 
 class Clone:
@@ -20,9 +22,9 @@ class Clone:
             shutil.copytree(ROOT / name, folder / name, symlinks=True)
         shutil.copy(ROOT / "pyproject.toml", folder)
         (folder / "docs" / "labs").mkdir(parents=True)
-        for number in sorted(path.name for path in (folder / "grader" / "starters").iterdir()):
-            for given in (folder / "grader" / "starters" / number).iterdir():
-                shutil.copy(given, folder / "labs" / number)
+        for lab in all_labs():  # whatever has been edited here
+            for name in lab.files:
+                (folder / "labs" / lab.number / name).write_bytes(given(lab, name))
 
     @property
     def environment(self) -> dict[str, str]:

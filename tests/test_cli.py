@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from grader.lab import LABS, all_labs
+from grader.lab import SOLUTIONS, all_labs
 from grader.new import left_to_fill_in
+from grader.starters import HERE as STARTERS
+from grader.starters import given
 
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT
@@ -125,10 +127,11 @@ def test_labs_are_as_they_are_given() -> None:
     if edited:
         pytest.skip("files in labs/ were edited here")
     for lab in all_labs():
-        starters = LABS.parent / "grader" / "starters" / lab.number
-        assert {path.name for path in starters.iterdir()} == set(lab.files)
         for name in lab.files:
-            assert (starters / name).read_bytes() == (lab.folder / name).read_bytes()
+            assert given(lab, name) == (lab.folder / name).read_bytes(), f"labs/{lab.number}/{name}"
+        for kept in (STARTERS / lab.number).iterdir():
+            assert kept.name in lab.files
+            assert kept.read_bytes() != (SOLUTIONS / lab.number / kept.name).read_bytes()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

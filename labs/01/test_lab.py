@@ -299,7 +299,7 @@ def test_no_debugger(site: Site) -> None:
 
 @alone
 @points(2)
-@look_at("wsgi.py", "secret_key", "SECRET_KEY", "urandom", "secrets.")
+@look_at("wsgi.py", "secret_key", "SECRET_KEY", "BOARD_SECRET_KEY", "urandom", "secrets.")
 @by_hand(
     "for key in a b a; do BOARD_SECRET_KEY=$key flask --app wsgi run --port 5001 & sleep 2; "
     "[ -e jar ] || curl -sc jar -d name=ada -d password=pin-the-notice 127.0.0.1:5001/login; "

@@ -564,7 +564,7 @@ def test_spoofed_scheme(site):
 
 
 @points(2)
-@look_at("wsgi.py", "SAMESITE", "SESSION_COOKIE", "app.config", "create_app()")
+@look_at("wsgi.py", "SESSION_COOKIE_SAMESITE", "SESSION_COOKIE", "app.config", "create_app()")
 @look_at("nginx.conf", "proxy_cookie")
 @by_hand(
     "curl -sik -d 'name=ada&password=pin-the-notice' https://board.example/login | grep -i cookie:"
