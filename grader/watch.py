@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +36,25 @@ WALL = 86400.0  # seconds that a box waits at most
 NGINX = "/etc/nginx/"
 
 
+class End:
+    """The user's wish to end (Ctrl-C, SIGTERM): asked for at every step, and never lost.
+
+    An exception out of the signal's handler could be: Python drops those that come at a bad moment,
+    in the middle of a fork for one.
+    """
+
+    def __init__(self) -> None:
+        self.wished = threading.Event()
+        self.child = 0  # the grading that runs now
+
+    def on_signal(self, *_: object) -> None:
+        """Remember the wish, and end the grading: its boxes end with it."""
+        self.wished.set()
+        if self.child:
+            os.kill(self.child, signal.SIGKILL)
+
+
 def watch(lab: Lab, options: list[str]) -> None:
-    """Grade on every save until Ctrl-C; see `follow`."""
-    with contextlib.suppress(KeyboardInterrupt):
-        follow(lab, options)
-
-
-def follow(lab: Lab, options: list[str]) -> None:
     """Grade a lab's files now, and again on every save, until the user ends it.
 
     Moves on to the next lab when one passes.
@@ -50,22 +63,28 @@ def follow(lab: Lab, options: list[str]) -> None:
         lab: the first lab.
         options: for pytest.
     """
-    logging.getLogger("watchfiles").setLevel(logging.ERROR)  # it talks about Ctrl-C
+    logging.getLogger("watchfiles").setLevel(logging.ERROR)  # it would talk about the end
+    end = End()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end.on_signal)
     import_all(lab)
     following: Lab | None = lab
-    while following:
+    while following and not end.wished.is_set():
         lab, following = following, None
         with Spare(lab) as spare:
-            for names in saves(lab):
-                if grade(lab, spare, options, f"{', '.join(names)} saved" if names else "now"):
+            for names in saves(lab, end):
+                why = f"{', '.join(names)} saved" if names else "now"
+                passed = grade(lab, spare, options, why, end)
+                if passed or end.wished.is_set():
                     following = next_lab()
                     break
+                spare.prepare()
     if not next_lab():
         click.echo("You have passed all labs.")
 
 
-def saves(lab: Lab) -> Iterator[list[str]]:
-    """The names of a lab's files that were saved, once for each save; ends with Ctrl-C.
+def saves(lab: Lab, end: End) -> Iterator[list[str]]:
+    """The names of a lab's files that were saved, once for each save, until the end is wished.
 
     The first list is empty: from then on no save is missed, however long the caller takes.
     """
@@ -76,7 +95,7 @@ def saves(lab: Lab) -> Iterator[list[str]]:
         debounce=LONGEST_MS,
         rust_timeout=READY_MS,
         yield_on_timeout=True,
-        raise_interrupt=False,
+        stop_event=end.wished,
         recursive=False,
     ):
         names = {Path(path).name for _, path in saved} & set(lab.files)
@@ -148,8 +167,8 @@ def place(site: Site, files: list[File], changed: list[File]) -> None:
     site.box.write(*changed)
 
 
-def grade(lab: Lab, spare: Spare, options: list[str], why: str) -> bool:
-    """Grade in a process of its own, then prepare the next box; tells whether the lab passed."""
+def grade(lab: Lab, spare: Spare, options: list[str], why: str, end: End) -> bool:
+    """Grade in a process of its own; tells whether the lab passed."""
     if sys.stdout.isatty():
         click.clear()
     click.echo(f"{time.strftime('%H:%M:%S')} {why}: grading lab {lab.number}")
@@ -159,18 +178,18 @@ def grade(lab: Lab, spare: Spare, options: list[str], why: str) -> bool:
     if child == 0:
         code = 3
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # The parent ends it. Not SIG_IGN: the site's programs would inherit that.
+                signal.signal(number, lambda *_: None)
             if site:
                 plugin.STARTED[lab.folder] = site
             code = int(pytest.main([str(lab.folder), "-p", "no:cacheprovider", *options]))
             sys.stdout.flush()
         finally:
             os._exit(code)
-    try:
-        _, status = os.waitpid(child, 0)
-    except KeyboardInterrupt:
-        os.kill(child, signal.SIGKILL)  # its boxes end with it
-        os.waitpid(child, 0)
-        raise
-    spare.prepare()
+    end.child = child
+    if end.wished.is_set():
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    end.child = 0
     return os.waitstatus_to_exitcode(status) == 0

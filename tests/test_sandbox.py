@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -1041,3 +1042,27 @@ def test_all_of_this_as_an_ordinary_user(
         shutil.rmtree(scratch)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+def test_a_low_limit_on_open_files_is_raised() -> None:
+    """1024 is a usual one, and 500 visitors on two connections each are more."""
+    script = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))\n"
+        "from grader.sandbox import Box\n"
+        "with Box() as box:\n"
+        "    print(len(box.sockets(count=1200)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "1200\n", done.stderr
+
+
+def test_threads_share_the_sockets_that_were_asked_for_ahead(box: Box) -> None:
+    """Eighty at once take eighty, not sixteen each."""
+    with ThreadPoolExecutor(80) as pool:
+        made = list(pool.map(lambda _: box.sockets()[0], range(80)))
+    spare = sum(len(one) for one in box._spare.values())
+    assert len({one.fileno() for one in made}) == 80
+    assert spare < 16
+    for one in made:
+        one.close()
