@@ -280,6 +280,7 @@ class Box:
         self.pid = 0
         self._spare: dict[int, list[socket.socket]] = {4: [], 6: []}
         self._spare_lock = threading.Lock()
+        allow_many_sockets()
         self._control, inside = socket.socketpair()
         self._control.settimeout(30)
         try:
