@@ -33,20 +33,29 @@ def complete_number(_: click.Context, __: click.Parameter, begun: str) -> list[s
     return [lab.number for lab in all_labs() if lab.number.startswith(begun)]
 
 
+def named_lab(context: click.Context) -> Lab | None:
+    """The lab of a command line that is not complete yet; None when it names none."""
+    from grader.lab import find_lab
+
+    try:
+        return find_lab(context.params["number"])
+    except CourseError:
+        return None
+
+
 def complete_check(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """The names of a lab's checks."""
     from grader.hints import load_hints
-    from grader.lab import find_lab
 
-    names = load_hints(find_lab(context.params["number"]))
+    lab = named_lab(context)
+    names = load_hints(lab) if lab else {}
     return [name for name in names if name.startswith(begun)]
 
 
 def complete_file(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """The names of a lab's files."""
-    from grader.lab import find_lab
-
-    names = find_lab(context.params["number"]).files
+    lab = named_lab(context)
+    names = lab.files if lab else {}
     return [name for name in names if name.startswith(begun)]
 
 
@@ -103,6 +112,10 @@ def watch_lab(number: str, pytest_options: tuple[str, ...]) -> None:
     """Grade lab NUMBER again on every save; goes on to the next lab when it passes."""
     from grader.lab import find_lab
     from grader.watch import watch
+
+    for option in pytest_options:
+        if option.startswith(("--solution", "--submission")):
+            raise UsageError(f"{option} is not for `watch`: it grades the files that you edit")
 
     watch(find_lab(number), list(pytest_options))
 
@@ -306,6 +319,11 @@ def run() -> None:
     except CourseError as error:
         click.echo(f"course: {error}", err=True)
         sys.exit(3 if isinstance(error, GraderError) else 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"course: {error.filename}: {error.strerror}", err=True)
+        sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import Mismatch
@@ -9,8 +10,10 @@ from grader.errors import Mismatch
 if TYPE_CHECKING:
     import requests
 
+    from grader.client import Visitor
     from grader.site import Site
 
+VISITOR = "203.0.113.7"
 LOGIN = {"name": "ada", "password": "pin-the-notice"}  # of one of the users that the board has
 
 
@@ -40,3 +43,38 @@ def whoami(site: Site, **options: Any) -> dict[str, Any]:
     """
     empty = {"client": "", "scheme": "", "host": "", "url": "", "instance": "", "pid": 0}
     return {**empty, **told_by(site.get("/whoami", **options))}
+
+
+def check_visitor_is_known(visitor: Visitor, home: str) -> None:
+    """Fail when the app, on /account or /stream, takes a visitor for somebody else.
+
+    Args:
+        visitor: one from 203.0.113.7, who is logged in.
+        home: the address of the site, as the visitor typed it, without a slash at the end.
+
+    Raises:
+        Mismatch: it does; names the page.
+    """
+    for headers in ({}, {"X-Forwarded-For": "6.6.6.6"}):
+        page = visitor.get("/account", headers=headers)
+        if page.status_code != 400:  # to refuse a request that lies is right too
+            found = re.search(r'id="from">([^<]*)<.*id="here">([^<]*)<', page.text)
+            client, here = (found[1], found[2]) if found else ("", "")
+            tell("/account", "client", VISITOR, client.removeprefix("::ffff:"))
+            tell("/account", "link", f"{home}/account", here)
+        events = visitor.get("/stream", headers=headers)
+        if events.status_code != 400:
+            found = re.match(r": for (.*)", events.text)
+            tell("/stream", "client", VISITOR, (found[1] if found else "").removeprefix("::ffff:"))
+
+
+def tell(path: str, what: str, wanted: str, got: str) -> None:
+    """Fail when a page shows something else; say which one."""
+    if got != wanted:
+        raise Mismatch(
+            f"on {path}: {what} {wanted}",
+            f"{what} {got or '(none)'}",
+            "A location with a proxy_set_header of its own inherits none; one outside of which no"
+            " proxy_set_header stands has none.",
+            (("nginx.conf", path), ("nginx.conf", "proxy_set_header")),
+        )

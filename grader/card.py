@@ -18,7 +18,7 @@ from grader.checks import Check
 from grader.errors import GraderError, Mismatch, Place, StartFailed
 from grader.lab import Lab
 from grader.sandbox import ZONE, File
-from grader.text import clean
+from grader.text import COURSE, clean
 
 if TYPE_CHECKING:
     from grader.client import Exchange  # slow to import: not before the site is being started
@@ -287,9 +287,9 @@ def render(
         where = f"{place.file}:{place.line}" if place.line else place.file
         text = line_of(place, files or [], lab)
         lines += row("look at", f"{where}   {text}".rstrip())
-    lines += row("hint", f"course hint {lab.number} {check.name}")
+    lines += row("hint", f"{COURSE} hint {lab.number} {check.name}")
     if started:
         command = check.by_hand or (curl(exchange, front) if exchange and front else "")
         if command:
-            lines += row("by hand", f"course shell {lab.number}, then: {command}")
+            lines += row("by hand", f"{COURSE} shell {lab.number}, then: {command}")
     return "\n".join(lines)

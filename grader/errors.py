@@ -52,7 +52,7 @@ class StartFailed(CourseError):
     def __init__(
         self, service: str, expected: str, got: str, place: Place | None = None, note: str = ""
     ) -> None:
-        super().__init__(f"{service} did not start: {got}")
+        super().__init__(f"{service} did not start: {got}" if service else f"{expected}: {got}")
         self.service = service
         self.expected = expected
         self.got = got

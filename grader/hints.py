@@ -7,6 +7,7 @@ import re
 
 from grader.errors import UsageError
 from grader.lab import STATE, Lab
+from grader.text import COURSE
 
 MEMORY = STATE / "hints"
 LEVELS = 4  # the idea, where to look, the directive, the change
@@ -43,7 +44,7 @@ def next_hint(lab: Lab, check: str | None, level: int | None) -> str:
         UsageError: the lab has no such check.
     """
     hints = load_hints(lab)
-    names = "\n".join(f"  course hint {lab.number} {name}" for name in hints)
+    names = "\n".join(f"  {COURSE} hint {lab.number} {name}" for name in hints)
     if check is None:
         return f"Hints of lab {lab.number}, one more level each time:\n{names}"
     if check not in hints:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -256,5 +257,6 @@ def _run(site: Site, argv: list[str], seconds: float) -> str:
     }
     box.spawn(name, argv, {})
     if not wait_for(lambda: box.request("status")["services"][name]["status"] is not None, seconds):
+        box.request("signal", service=name, signal=int(signal.SIGKILL), all=True)
         raise GraderError(f"{name} did not end within {seconds:g} s")
     return "".join(box.log(name, stream, start) for stream, start in starts.items())

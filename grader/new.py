@@ -114,13 +114,15 @@ def new_lab(number: str, name: str) -> list[Path]:
     Raises:
         UsageError: the number or the name is none, or the lab is there already.
     """
-    if not re.fullmatch(r"\d\d", number):
+    if not re.fullmatch(r"[0-9]{2}", number):
         raise UsageError(f"a lab's number has two digits, such as 07; not {number!r}")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise UsageError(f"a lab's name has small letters, digits and hyphens; not {name!r}")
     lab, solution = LABS / number, ROOT / "solutions" / number
     if lab.exists() or solution.exists():
         raise UsageError(f"labs/{number} or solutions/{number} is there already")
+    if lesson := next((ROOT / "docs" / "labs").glob(f"{number}-*.md"), None):
+        raise UsageError(f"docs/labs/{lesson.name} is there already")
     words = {"number": number, "name": name, "title": name.replace("-", " ").capitalize()}
     made = {
         lab / "README.md": README.format(**words),

@@ -31,7 +31,7 @@ from grader.text import clean
 if TYPE_CHECKING:
     from grader.client import Exchange
 
-# Sites that were started before pytest was, by their lab's folder (`course watch` does this).
+# Sites whose app was started before pytest was, by their lab's folder (`course watch` does this).
 STARTED: dict[Path, Site] = {}
 LEARNERS = (AssertionError, StartFailed, OSError)  # what requests raises is an OSError too
 LOUD = re.compile(r"\[(error|crit|alert|emerg)\]")
@@ -65,6 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     folders = asked_folders(config)
     if not folders:
         return
+    wanted = config.getoption("results")
+    if wanted and not Path(wanted).absolute().parent.is_dir():
+        raise pytest.UsageError(f"--results {wanted}: there is no such folder")
     # Two labs' test_lab.py are two modules, wherever the folders lie.
     config.option.importmode = "importlib"
     config.pluginmanager.register(Grading(config, folders), "grader-run")
@@ -80,8 +83,10 @@ class Sites:
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
         self.folder = folder
-        self.shared: Site | None = STARTED.pop(folder, None)
-        self.open: list[Site] = [self.shared] if self.shared else []
+        self.shared: Site | None = None
+        self.open: list[Site] = []
+        self._begun = STARTED.pop(folder, None)
+        self._over = False
         self.failed: StartFailed | None = None
         self._lock = threading.Lock()
         self._early: threading.Thread | None = None
@@ -94,23 +99,33 @@ class Sites:
     def make(self, *, start: bool = True, **options: Any) -> Site:
         """Start a site in a box of its own; options as for Site."""
         site = Site(self.lab, self.files(), start=False, **options)
-        with self._lock:
-            self.open.append(site)
+        self._keep(site)
         if start:
             site.start()
         return site
 
+    def _keep(self, site: Site) -> None:
+        """Remember a site, to close it; after the end of the session, close it at once."""
+        with self._lock:
+            if not self._over:
+                self.open.append(site)
+                return
+        site.close()
+        raise GraderError("the session is over")
+
     def start_early(self) -> None:
         """Begin to start the shared site, while pytest and the checks get ready."""
-        if self.shared:
-            return
         self._early = threading.Thread(target=self._make_shared, daemon=True)
         self._early.start()
 
     def _make_shared(self) -> None:
         self._error = None
+        begun, self._begun = self._begun, None
         try:
-            self.shared = self.make()
+            if begun:
+                self._keep(begun)
+                begun.start()
+            self.shared = begun or self.make()
         except StartFailed as failed:
             self.failed = failed
         except Exception as error:
@@ -130,6 +145,7 @@ class Sites:
     def close(self, sites: list[Site] | None = None) -> None:
         """End some boxes, or all."""
         with self._lock:
+            self._over = self._over or sites is None
             closing = self.open if sites is None else sites
             self.open = [one for one in self.open if one not in closing]
         for site in closing:
@@ -421,7 +437,8 @@ class Grading:
         wanted = self.config.getoption("results")
         if wanted:
             told = [one.as_dict() for one in self.results]
-            Path(wanted).write_text(json.dumps({"results": told}, indent=1, ensure_ascii=False))
+            text = json.dumps({"results": told}, indent=1, ensure_ascii=False)
+            Path(wanted).write_text(text, encoding="utf-8")
 
     def own_labs(self) -> set[str]:
         """The labs that were graded with the learner's own files: these gradings are progress."""

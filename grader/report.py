@@ -8,6 +8,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from grader.results import Result, count
+from grader.text import COURSE
 
 COLOURS = {"passed": {"green": True}, "failed": {"red": True}}
 
@@ -21,6 +22,7 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
         self.labs: dict[str, dict[str, Any]] = {}
         # Side by side, the lines of several labs would mix: then they wait for the end.
         self.wait = config.getoption("dist", "no") != "no"
+        self.own = not (config.getoption("submission") or config.getoption("solution"))
 
     @property
     def showheader(self) -> bool:
@@ -90,7 +92,8 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
                     self.show(result)
             self.write_line("")
             self.write_line(summary(lab, results, self.labs[lab]["points"]))
-            self.write_line(next_step(lab, results))
+            points = self.labs[lab]["points"]
+            self.write_line(next_step(lab, results, points, self.own))
 
 
 def summary(lab: str, results: list[Result], points: int) -> str:
@@ -111,11 +114,22 @@ def summary(lab: str, results: list[Result], points: int) -> str:
     return f"Lab {lab}: {earned} of {total} points{part}. Checks: {', '.join(counts)}."
 
 
-def next_step(lab: str, results: list[Result]) -> str:
-    """What to do now."""
+def next_step(lab: str, results: list[Result], points: int, own: bool) -> str:
+    """What to do now.
+
+    Args:
+        lab: its number.
+        results: of the checks that were run.
+        points: of all its checks.
+        own: whether the files are the learner's.
+    """
     failed = next((one for one in results if one.verdict == "failed"), None)
     if failed:
-        return f"Next: mend the first ✗ above; stuck? course hint {lab} {failed.check}"
+        return f"Next: mend the first ✗ above; stuck? {COURSE} hint {lab} {failed.check}"
     if count(results, "inconclusive"):
         return "Next: run it again; a check could not find out, which is not your fault."
-    return f"Next: read the lesson of lab {lab} once more with your files beside it, then go on."
+    if sum(one.of for one in results) < points:
+        return f"Next: grade all of it: {COURSE} check {lab}"
+    if not own:
+        return f"These were not your own files. Next: {COURSE} next"
+    return f"Next: read the lesson of lab {lab} once more beside your files, then: {COURSE} next"

@@ -327,6 +327,9 @@ class Box:
                 # With its reading end too: it can tell who has gone away, and does not die of it,
                 # which would leave its child waiting.
                 pass_fds=[inside.fileno(), info_write, info_read, block_read],
+                # Not in the terminal's group: Ctrl-C is the grader's. Killed by one while it
+                # starts, bubblewrap would leave a child that waits for ever.
+                process_group=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -481,12 +484,16 @@ class Box:
         """Place files in the running box."""
         self.request("write", files=[one.packed() for one in files])
 
-    def close(self) -> None:
-        """End the box and everything in it; returns when all its processes are gone."""
+    def drop_spare(self) -> None:
+        """Close the sockets that were asked for ahead; a forked process must not share them."""
         for spare in self._spare.values():
             for one in spare:
                 one.close()
             spare.clear()
+
+    def close(self) -> None:
+        """End the box and everything in it; returns when all its processes are gone."""
+        self.drop_spare()
         self._control.close()
         self._end()
         self._said = self._said or ""

@@ -35,8 +35,7 @@ def show_diff(text: str) -> None:
     """Print a unified diff, with its lines in colour."""
     console = Console()
     if console.is_terminal:
-        console.print(
-            Syntax(text.rstrip("\n"), "diff", theme="ansi_dark", background_color="default")
-        )
+        lines = Syntax("", "diff", theme="ansi_dark", background_color="default")
+        console.print(lines.highlight(text.rstrip("\n")), soft_wrap=True, end="")
     else:
         click.echo(text, nl=False)

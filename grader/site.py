@@ -281,7 +281,7 @@ class Site:
         """Start services, in lab.toml's order, and wait until each is ready.
 
         Args:
-            names: which; None for all. Those that run already are left alone.
+            names: which; None for all. Those that were started already are waited for alone.
         """
         self._front = None
         started: list[Service] = []

@@ -57,7 +57,7 @@ def reset(lab: Lab, name: str | None = None) -> Path | None:
     replaced = False
     for file in wanted_files(lab, name):
         own = lab.folder / file
-        if own.is_file() and own.read_bytes() == given(lab, file):
+        if not own.is_symlink() and own.is_file() and own.read_bytes() == given(lab, file):
             continue
         replaced = True
         backup.mkdir(parents=True, exist_ok=True)
@@ -86,5 +86,6 @@ def lines(path: Path) -> list[str]:
     """A file's lines, each with its end; none when there is no such file."""
     if not path.is_file():
         return []
-    text = path.read_bytes().decode("utf-8", "replace")
-    return [line + "\n" for line in text.splitlines()]
+    text = path.read_bytes().decode("utf-8", "replace").replace("\r", "\\r")
+    *whole, rest = text.split("\n")
+    return [f"{line}\n" for line in whole] + ([f"{rest} (no line end)\n"] if rest else [])

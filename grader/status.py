@@ -5,19 +5,21 @@ from __future__ import annotations
 from grader.hints import load_hints
 from grader.lab import LABS, Lab, all_labs
 from grader.progress import points, read_progress
+from grader.text import COURSE
 
 
 def state(lab: Lab) -> str:
     """A word or two: "passed", "begun" or "not graded yet"."""
-    have = points(lab.number)
+    have = points(lab)
     if have is None:
         return "not graded yet"
     return "passed" if have == lab.points else "begun"
 
 
-def next_lab() -> Lab | None:
-    """The first lab that has not all its points; None when all have."""
-    return next((lab for lab in all_labs() if state(lab) != "passed"), None)
+def next_lab(after: Lab | None = None) -> Lab | None:
+    """The first lab (after another) that has not all its points; None when all have."""
+    labs = [lab for lab in all_labs() if after is None or lab.number > after.number]
+    return next((lab for lab in labs if state(lab) != "passed"), None)
 
 
 def first_failing(lab: Lab) -> str | None:
@@ -32,7 +34,7 @@ def overview() -> str:
     """All labs with their points, and the next step."""
     lines = []
     for lab in all_labs():
-        have = points(lab.number) or 0
+        have = points(lab) or 0
         lines.append(
             f"{lab.number}  {lab.title:<24}  {have:>2} of {lab.points} points  {state(lab)}"
         )
@@ -48,17 +50,17 @@ def next_step() -> str:
     if state(lab) == "not graded yet":
         folder = lab.folder.relative_to(LABS.parent)
         read = f"Read {folder}/README.md and edit the files beside it, then"
-        return f"{told}\n{read}: course check {lab.number}"
+        return f"{told}\n{read}: {COURSE} check {lab.number}"
     failing = first_failing(lab)
     if failing:
-        return f"{told}\nIts check {failing!r} failed last. A hint: course hint {lab.number}"
-    return f"{told}\nGrade it again: course check {lab.number}"
+        return f"{told}\nIts check {failing!r} failed last. A hint: {COURSE} hint {lab.number}"
+    return f"{told}\nGrade it again: {COURSE} check {lab.number}"
 
 
 def progress_table() -> str:
     """The progress of all labs as Markdown, for the site's home page."""
     rows = ["## Your progress", "", "| lab | points | state |", "| --- | --- | --- |"]
     for lab in all_labs():
-        have = points(lab.number) or 0
+        have = points(lab) or 0
         rows.append(f"| {lab.number} {lab.title} | {have} of {lab.points} | {state(lab)} |")
     return "\n".join([*rows, "", "From your last gradings with `./course check` on this machine."])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 LONGEST = 2000
+# How this user calls the course: what is printed must work when it is pasted.
+COURSE = os.environ.get("COURSE_COMMAND") or "course"
 
 
 def clean(text: str, longest: int = LONGEST) -> str:

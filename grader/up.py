@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import click
 
-from grader.errors import StartFailed, UsageError
+from grader.errors import GraderError, StartFailed, UsageError
 from grader.lab import STATE, Lab, read_submission
 from grader.sandbox import ZONE
 from grader.site import VISITOR, Site
 from grader.text import clean
 
 PLAIN, SECURE = 8080, 8443  # the ports of this machine, if they are free
-AUTHORITY = STATE / "ca.pem"
+AUTHORITY = STATE / f"ca-{os.getpid()}.pem"  # removed when the site ends
 PIECE = 65536
 LOOK_EVERY = 0.3  # seconds between two looks at the logs
 FILES = {"nginx error": "/var/log/nginx/error.log", "nginx access": "/var/log/nginx/access.log"}
@@ -39,28 +41,28 @@ def keep_up(lab: Lab, folder: Path, port: int | None = None) -> None:
     Raises:
         UsageError: the port is taken.
     """
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
+        suppress(KeyboardInterrupt),
         Site(lab, read_submission(lab, folder), start=False, wall=0) as site,
-        contextlib.ExitStack() as opened,
+        ExitStack() as opened,
     ):
         try:
             site.start()
+            click.echo(f"The site of lab {lab.number} runs, with your files as they are now.")
         except StartFailed as failed:
-            click.echo(
-                f"{failed.service or lab.number} did not start:\n{clean(failed.got)}", err=True
-            )
+            click.echo(f"{failed.service} did not start:\n{clean(failed.got)}", err=True)
         plain = opened.enter_context(forwarded(site, None, port or PLAIN, fixed=port is not None))
-        click.echo(f"The site of lab {lab.number} runs. In a browser: http://localhost:{plain}/")
         host = f"{ZONE}:{plain}"
-        click.echo(f"By its own name:  curl --resolve {host}:127.0.0.1 http://{host}/")
         if lab.certificates:
             secure = opened.enter_context(forwarded(site, 443, SECURE))
+            opened.callback(AUTHORITY.unlink, missing_ok=True)
             show_tls(site, secure)
+        else:
+            click.echo(f"In a browser: http://localhost:{plain}/")
+        click.echo(f"By its own name:  curl --resolve {host}:127.0.0.1 http://{host}/")
         click.echo("Ctrl-C ends it. What its programs write:\n")
-        for line in lines_of(site, over):
+        for line in lines_of(site):
             click.echo(line)
 
 
@@ -69,14 +71,17 @@ def show_tls(site: Site, port: int) -> None:
     AUTHORITY.parent.mkdir(parents=True, exist_ok=True)
     AUTHORITY.write_text(site.root)
     host = f"{ZONE}:{port}"
+    rule = f"MAP {ZONE} 127.0.0.1"
     click.echo(
         f"Over TLS:  curl --cacert {AUTHORITY} --resolve {host}:127.0.0.1 https://{host}/\n"
-        "Its certificate is signed by an authority made for this run, which no browser knows.\n"
+        f'In a browser: https://{host}/, with "127.0.0.1 {ZONE}" as a line of /etc/hosts, or\n'
+        f"  chromium --host-resolver-rules='{rule}' https://{host}/\n"
+        "The certificate is signed by an authority made for this run, which no browser knows.\n"
         "It warns, and rightly; let it through for this once, do not trust the authority."
     )
 
 
-@contextlib.contextmanager
+@contextmanager
 def forwarded(site: Site, door: int | None, port: int, *, fixed: bool = False) -> Iterator[int]:
     """Forward a loopback port of this machine to the site; gives the port.
 
@@ -93,7 +98,7 @@ def forwarded(site: Site, door: int | None, port: int, *, fixed: bool = False) -
     class Visit(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             source = VISITOR if site.front[0] == ZONE else None
-            with contextlib.suppress(OSError), site.connect(source, port=door) as inner:
+            with suppress(OSError, GraderError), site.connect(source, port=door) as inner:
                 inner.settimeout(None)
                 carry(self.request, inner)
 
@@ -125,14 +130,14 @@ def carry(one: socket.socket, other: socket.socket) -> None:
 
 def pour(source: socket.socket, target: socket.socket) -> None:
     """Carry bytes one way to their end, and pass the end on."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         while data := source.recv(PIECE):
             target.sendall(data)
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         target.shutdown(socket.SHUT_WR)
 
 
-def lines_of(site: Site, over: threading.Event) -> Iterator[str]:
+def lines_of(site: Site) -> Iterator[str]:
     """The lines that the site's programs write, as they come, each with its source's name."""
     sources: dict[str, Callable[[int], tuple[bytes, int]]] = {
         f"{name} {stream}": partial(site.box.printed, name, stream)
@@ -143,9 +148,8 @@ def lines_of(site: Site, over: threading.Event) -> Iterator[str]:
         sources |= {name: partial(site.box.grown, path) for name, path in FILES.items()}
     seen = dict.fromkeys(sources, 0)
     rest = dict.fromkeys(sources, b"")
-    ended = False
-    while not ended:
-        ended = over.wait(LOOK_EVERY)
+    while True:
+        time.sleep(LOOK_EVERY)
         for name, read in sources.items():
             data, seen[name] = read(seen[name])
             *lines, rest[name] = (rest[name] + data).split(b"\n")

@@ -8,12 +8,12 @@ so a verdict never depends on the one before.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +23,11 @@ import pytest
 from watchfiles import watch as changes
 
 from grader import plugin
-from grader.errors import CourseError, StartFailed
+from grader.errors import CourseError
 from grader.lab import Lab, read_submission
-from grader.sandbox import File
 from grader.services import PROGRAMS
 from grader.site import Site
-from grader.status import next_lab
+from grader.status import next_lab, state
 
 QUIET_MS, LONGEST_MS = 25, 400  # a save is over when nothing was written for so long
 READY_MS = 100  # after which it is known that the folder is watched
@@ -44,20 +43,25 @@ class End:
     """
 
     def __init__(self) -> None:
-        self.wished = threading.Event()
+        self.wished = False
         self.child = 0  # the grading that runs now
+
+    def is_set(self) -> bool:
+        """Tell whether it was wished; watchfiles asks by this name."""
+        return self.wished
 
     def on_signal(self, *_: object) -> None:
         """Remember the wish, and end the grading: its boxes end with it."""
-        self.wished.set()
+        self.wished = True
         if self.child:
-            os.kill(self.child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.child, signal.SIGKILL)
 
 
 def watch(lab: Lab, options: list[str]) -> None:
     """Grade a lab's files now, and again on every save, until the user ends it.
 
-    Moves on to the next lab when one passes.
+    When the lab has passed it goes on to the next one, which is graded when its files are saved.
 
     Args:
         lab: the first lab.
@@ -67,20 +71,29 @@ def watch(lab: Lab, options: list[str]) -> None:
     end = End()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end.on_signal)
-    import_all(lab)
-    following: Lab | None = lab
-    while following and not end.wished.is_set():
-        lab, following = following, None
+    import_all()
+    first = True
+    while not end.is_set():
         with Spare(lab) as spare:
             for names in saves(lab, end):
-                why = f"{', '.join(names)} saved" if names else "now"
+                if not names and not first:
+                    spare.prepare()
+                    continue
+                first = False
+                why = f"{', '.join(names)} saved: " if names else ""
                 passed = grade(lab, spare, options, why, end)
-                if passed or end.wished.is_set():
-                    following = next_lab()
+                # One that passes from the start is one that the user wants to go on with.
+                if end.is_set() or (names and passed and state(lab) == "passed"):
                     break
                 spare.prepare()
-    if not next_lab():
-        click.echo("You have passed all labs.")
+        following = next_lab(lab)
+        if end.is_set():
+            return
+        if following is None:
+            click.echo(f"Lab {lab.number} has passed, and so have all after it.")
+            return
+        click.echo(f"Lab {lab.number} has passed. Now watching lab {following.number}: edit that.")
+        lab = following
 
 
 def saves(lab: Lab, end: End) -> Iterator[list[str]]:
@@ -95,7 +108,7 @@ def saves(lab: Lab, end: End) -> Iterator[list[str]]:
         debounce=LONGEST_MS,
         rust_timeout=READY_MS,
         yield_on_timeout=True,
-        stop_event=end.wished,
+        stop_event=end,
         recursive=False,
     ):
         names = {Path(path).name for _, path in saved} & set(lab.files)
@@ -104,12 +117,12 @@ def saves(lab: Lab, end: End) -> Iterator[list[str]]:
             yield sorted(names)
 
 
-def import_all(lab: Lab) -> None:
+def import_all() -> None:
     """Let this process import once what each grading's process would import again."""
     import grader.client  # noqa: F401
 
     with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", str(lab.folder)])
+        pytest.main(["--version"])
 
 
 class Spare:
@@ -120,17 +133,14 @@ class Spare:
         self.site: Site | None = None
 
     def prepare(self) -> None:
-        """Start one from the files as they are; none when they do not start."""
+        """Begin to start one from the files as they are; it is not waited for."""
         self.close()
-        apps = [name for name in self.lab.run if PROGRAMS[name].app]
         with contextlib.suppress(CourseError):
-            self.site = Site(
-                self.lab, read_submission(self.lab, self.lab.folder), start=False, wall=WALL
-            )
-            try:
-                self.site.start(apps)
-            except StartFailed:
-                self.close()
+            files = read_submission(self.lab, self.lab.folder)
+            self.site = Site(self.lab, files, start=False, wall=WALL)
+            for name in self.lab.run:
+                if PROGRAMS[name].app:
+                    self.site.service(name).spawn()
 
     def take(self) -> Site | None:
         """The site with the files as they are now; None when it must be started anew."""
@@ -141,10 +151,10 @@ class Spare:
             files = read_submission(self.lab, self.lab.folder)
             changed = [one for one in files if one not in site.files]
             if all(one.path.startswith(NGINX) for one in changed):
-                place(site, files, changed)
-                with contextlib.suppress(StartFailed):
-                    site.start()
-                    return site
+                site.files = files
+                site.box.write(*changed)
+                site.box.drop_spare()
+                return site
         self.close()
         return None
 
@@ -161,17 +171,11 @@ class Spare:
         self.close()
 
 
-def place(site: Site, files: list[File], changed: list[File]) -> None:
-    """Put changed files into a site's box."""
-    site.files = files
-    site.box.write(*changed)
-
-
 def grade(lab: Lab, spare: Spare, options: list[str], why: str, end: End) -> bool:
     """Grade in a process of its own; tells whether the lab passed."""
     if sys.stdout.isatty():
         click.clear()
-    click.echo(f"{time.strftime('%H:%M:%S')} {why}: grading lab {lab.number}")
+    click.echo(f"{time.strftime('%H:%M:%S')} {why}grading lab {lab.number}; Ctrl-C ends this")
     sys.stdout.flush()
     site = spare.take()
     child = os.fork()
@@ -181,15 +185,22 @@ def grade(lab: Lab, spare: Spare, options: list[str], why: str, end: End) -> boo
             for number in (signal.SIGINT, signal.SIGTERM):
                 # The parent ends it. Not SIG_IGN: the site's programs would inherit that.
                 signal.signal(number, lambda *_: None)
+            end_with_parent()
             if site:
                 plugin.STARTED[lab.folder] = site
-            code = int(pytest.main([str(lab.folder), "-p", "no:cacheprovider", *options]))
+            code = int(pytest.main([str(lab.folder), *options]))
             sys.stdout.flush()
         finally:
             os._exit(code)
     end.child = child
-    if end.wished.is_set():
+    if end.is_set():
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     end.child = 0
     return os.waitstatus_to_exitcode(status) == 0
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when the one that watches has ended, however it did."""
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)

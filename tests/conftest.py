@@ -10,6 +10,7 @@ import pytest
 # The tests' own gradings are nobody's progress.
 STATE = tempfile.TemporaryDirectory(prefix="course-tests-")  # gone with this process
 os.environ["COURSE_STATE"] = STATE.name
+os.environ.pop("COURSE_COMMAND", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

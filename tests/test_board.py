@@ -580,7 +580,7 @@ def test_stream_sends_five_events_one_by_one(client: FlaskClient) -> None:
     reply = client.get("/stream", buffered=False)
     assert reply.mimetype == "text/event-stream"
     first = next(reply.iter_encoded())
-    assert first == b"id: 1\ndata: event 1 of 5\n\n"
+    assert first == b": for 127.0.0.1\nid: 1\ndata: event 1 of 5\n\n"
     assert len(list(reply.iter_encoded())) == 4
     assert time.monotonic() - start >= 0.75
 

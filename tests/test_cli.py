@@ -162,6 +162,47 @@ def test_completion_knows(typed: str, offered: set[str], clone: Clone) -> None:
     assert {line.partition(",")[2] for line in done.stdout.split()} == offered
 
 
+def test_what_is_printed_can_be_pasted(clone: Clone) -> None:
+    """The launcher says how it was called; in the activated environment that is `course`."""
+    plain = clone.course("next").stdout
+    pasted = subprocess.run(
+        clone.command("next"),
+        env={**clone.environment, "COURSE_COMMAND": "./course"},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "then: course check 01" in plain
+    assert pasted == plain.replace("course check", "./course check")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"03": []}',
+        '{"03": {"ipv6": 5}}',
+        "[1]",
+        '{"03": {"gone": {"verdict": "passed", "points": 9}}}',
+    ],
+)
+def test_progress_of_another_shape_is_nobodys(broken: str, clone: Clone) -> None:
+    state = clone.folder / ".course"
+    state.mkdir()
+    (state / "progress.json").write_text(broken)
+    done = clone.course()
+    assert "03  Nginx in front             0 of 35 points" in done.stdout
+    assert done.stderr == ""
+
+
+def test_diff_shows_line_ends(clone: Clone) -> None:
+    clone.solve("03")
+    own = clone.folder / "labs" / "03" / "wsgi.py"
+    text = own.read_text()
+    own.write_bytes(text.rstrip("\n").encode())
+    assert "(no line end)" in clone.course("diff", "03", "--yes").stdout
+    own.write_bytes(text.replace("\n", "\r\n").encode())
+    assert "\\r" in clone.course("diff", "03", "--yes").stdout
+
+
 def test_version_is_one_line(clone: Clone) -> None:
     assert re.fullmatch(r"course, version [\d.]+\n", clone.course("--version").stdout)
 
@@ -177,20 +218,20 @@ def test_a_wrong_command_is_a_sentence_and_code_2(words: tuple[str, ...], clone:
 
 
 def test_the_installed_command_hands_on_to_the_launcher() -> None:
-    """In the activated environment `course test` is `./course test`."""
+    """In the activated environment `course serve` is `./course serve`."""
     course = Path(sys.executable).parent / "course"
     done = subprocess.run(
-        [course, "test", "--version"],
+        [course, "serve", "--help"],
         env={**os.environ, "PATH": f"{course.parent}:{os.environ['PATH']}"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert "pytest" in done.stdout
+    assert "mkdocs serve" in done.stdout
 
 
 ESCAPES = re.compile(r"\x1b\[[\d;]*m")
 
 
-@pytest.mark.parametrize("words", [(), ("diff", "03", "wsgi.py", "--yes"), ("doctor",)])
+@pytest.mark.parametrize("words", [(), ("diff", "03", "wsgi.py", "--yes")])
 def test_colour_adds_nothing(words: tuple[str, ...], clone: Clone) -> None:
     """A terminal gets colours, a pipe none; the words are the same."""
     clone.course("check", "03", "-k", "site_answers")
@@ -198,7 +239,7 @@ def test_colour_adds_nothing(words: tuple[str, ...], clone: Clone) -> None:
     assert not ESCAPES.search(plain)
     coloured = subprocess.run(
         ["script", "-qec", " ".join(map(shlex.quote, clone.command(*words))), "/dev/null"],
-        env={**clone.environment, "TERM": "xterm-256color", "COLUMNS": "200"},
+        env={**clone.environment, "TERM": "xterm-256color", "COLUMNS": "40"},
         capture_output=True, text=True, cwd=clone.folder, stdin=subprocess.DEVNULL,
     ).stdout  # fmt: skip
     assert ESCAPES.search(coloured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from clones import Clone
-from inside import wait_until
+from inside import processes_with, wait_until
 
 ASK = b"GET %s HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n"
 SECONDS = 90  # that a command may take in all
@@ -82,7 +84,7 @@ def test_watch_grades_each_save_and_goes_on(clone: Clone, started: list[Running]
     conf.write_text(wrong)
     running = Running(clone, "watch", "03")
     started.append(running)
-    running.line(r"now: grading lab 03")
+    running.line(r"grading lab 03")
     first = running.line(r"^Lab 03: \d+ of 35 points")
     # What a save changes is graded: Nginx's file in a box that is warm, a broken one, the app's.
     broken = False  # then no box waits
@@ -103,7 +105,9 @@ def test_watch_grades_each_save_and_goes_on(clone: Clone, started: list[Running]
     assert running.line(r"^Lab 03: \d+ of 35 points") != first
     clone.solve("03")
     running.line(re.escape(ALL_POINTS))
-    running.line("grading lab 01")  # the first that has not passed
+    running.line("Lab 03 has passed. Now watching lab 04")
+    clone.solve("04", "nginx.conf")
+    running.line("grading lab 04")
     running.end()
     assert running.process.returncode == 0
 
@@ -131,6 +135,38 @@ def test_watch_verdicts_are_those_of_check(clone: Clone, started: list[Running])
     assert len(titles) == 19
 
 
+def test_a_part_of_a_lab_is_no_reason_to_go_on(clone: Clone, started: list[Running]) -> None:
+    clone.solve("03", "wsgi.py")
+    running = Running(clone, "watch", "03", "-k", "site_answers")
+    started.append(running)
+    running.line("Lab 03: 2 of 2 points")
+    for _ in range(2):
+        wait_until(lambda: boxes_of(running.process.pid), "the next box")
+        conf = clone.folder / "labs" / "03" / "nginx.conf"
+        conf.write_text(conf.read_text())
+        running.line("nginx.conf saved: grading lab 03")
+        running.line("Lab 03: 2 of 2 points")
+    assert clone.course("watch", "03", "--solution").returncode == 2
+
+
+def test_ctrl_c_in_a_terminal_leaves_no_box(clone: Clone) -> None:
+    """It goes to all processes of the terminal's group, at whatever moment."""
+    for step in range(12):
+        running = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "labs/01"],
+            env=clone.environment,
+            cwd=clone.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(0.15 + step * 0.02)  # the moment itself
+        os.killpg(running.pid, signal.SIGINT)
+        running.wait(30)
+    mine = str(clone.folder)
+    wait_until(lambda: not processes_with(f"{mine}/grader/init.py"), "the end of all boxes")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_watch_leaves_nothing(number: int, clone: Clone, started: list[Running]) -> None:
     running = Running(clone, "watch", "03")
@@ -146,10 +182,9 @@ def test_watch_leaves_nothing(number: int, clone: Clone, started: list[Running])
 def test_up_forwards_a_port_and_follows_the_logs(clone: Clone, started: list[Running]) -> None:
     running = Running(clone, "up", "06", "--solution")
     started.append(running)
-    plain = re.search(r":(\d+)/", running.line("In a browser: "))
-    assert plain
     secure = re.search(r"--cacert (.*?) .*?board\.example:(\d+):", running.line("Over TLS: "))
-    assert secure
+    plain = re.search(r":(\d+):", running.line("By its own name: "))
+    assert secure and plain
     running.line("Ctrl-C ends it")
     with socket.create_connection(("127.0.0.1", int(plain[1]))) as visitor:
         visitor.sendall(ASK % b"/hello")

@@ -4,7 +4,7 @@ import gzip
 import time
 import zlib
 
-from grader.board import LOGIN
+from grader.board import LOGIN, check_visitor_is_known
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import Mismatch
@@ -461,6 +461,20 @@ def test_account(site):
                 "" if form == "/account" else "The same page, written otherwise: /account is plain."
             )
             raise Mismatch(f"no Content-Encoding for {form}", answer.form, note)
+
+
+@points(2)
+@look_at("nginx.conf", "/account", "/stream", "proxy_set_header")
+@by_hand(f"curl -sN --interface 203.0.113.7 -H 'X-Forwarded-For: 6.6.6.6' {URL}/stream | head -1")
+def test_visitor_stays_known(site):
+    """The app still knows who visits, on every page
+
+    A new location is easily one without the headers that lab 03 wrote for the others. Then every
+    visitor of that page may be anybody.
+    """
+    visitor = site.visitor()
+    visitor.post("/login", data=LOGIN)
+    check_visitor_is_known(visitor, "http://board.example")
 
 
 PAGES = 100

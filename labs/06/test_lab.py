@@ -8,7 +8,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 
-from grader.board import LOGIN, told_by
+from grader.board import LOGIN, check_visitor_is_known, told_by
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import RecordedTLSSocket
 from grader.errors import Mismatch
@@ -641,6 +641,7 @@ def test_visitor_over_tls(site):
         assert reply.json().get("url") == "https://board.example/whoami"
     told = https(site, "/echo/a%2Fb//c?x=1&x=2").json()
     assert told.get("path") == "/echo/a%2Fb//c"
+    check_visitor_is_known(signed_in(site)[0], "https://board.example")
     if served_over_tls(site, "www.board.example"):
         reply = https(site, "/whoami", host="www.board.example")
         if reply.status_code in FOR_GOOD:

@@ -134,11 +134,14 @@ def crash() -> str:
 
 @bp.get("/stream")
 def stream() -> Response:
-    """Send five events, one after the other."""
+    """Send five events, one after the other; a comment before the first one says for whom."""
+    client = request.remote_addr or ""
 
     def events() -> Iterator[str]:
+        head = f": for {client}\n"
         for count in range(1, EVENTS + 1):
-            yield f"id: {count}\ndata: event {count} of {EVENTS}\n\n"
+            yield f"{head}id: {count}\ndata: event {count} of {EVENTS}\n\n"
+            head = ""
             if count < EVENTS:
                 time.sleep(EVENT_SECONDS)
 
