@@ -306,7 +306,7 @@ def notebooks(again: bool, arguments: tuple[str, ...]) -> None:
         click.echo(f"{path.name} ", nl=False)
         all_of_them.run(path)
         click.echo(f"{time.monotonic() - started:.0f} s")
-        all_of_them.update()
+    all_of_them.update()
 
 
 def run() -> None:

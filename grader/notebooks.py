@@ -50,7 +50,10 @@ def find_notebook(number: str) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a notebook as the data that it is."""
-    told: dict[str, Any] = json.loads(path.read_text())
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path.name} is no notebook: {error}") from None
     return told
 
 
@@ -90,7 +93,17 @@ def measured() -> str:
 
 
 def update() -> None:
-    """Write what is made from the notebooks' outputs; remove what is no longer."""
+    """Write what is made from the notebooks' outputs; remove what is no longer.
+
+    Raises:
+        UsageError: a notebook has not been run: its tables would be lost.
+    """
+    for path in all_notebooks():
+        cells = [one for one in read(path)["cells"] if one["cell_type"] == "code"]
+        if any(one["execution_count"] is None for one in cells):
+            raise UsageError(
+                f"{path.name} has not been run: ./course notebooks --run {path.name[:2]}"
+            )
     wanted = tables()
     TABLES.mkdir(exist_ok=True)
     for path in set(TABLES.glob("*.txt")) - set(wanted):
@@ -103,16 +116,21 @@ def run(path: Path) -> None:
     """Run a notebook from cold and keep its outputs in it.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed, maybe a claim.
+        UsageError: a cell failed, maybe a claim; the notebook is left as it was.
     """
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellControlSignal
 
     nbformat: Any = import_module("nbformat")  # untyped
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": path.parent}}
     # It would warn that whoever is on this machine may talk to the kernel: that is this user.
     quiet = ["--IPKernelApp.log_level=40"]
-    NotebookClient(notebook, timeout=SECONDS, resources=place, extra_arguments=quiet).execute()
+    try:
+        NotebookClient(notebook, timeout=SECONDS, resources=place, extra_arguments=quiet).execute()
+    except (CellControlSignal, RuntimeError) as error:
+        said = str(getattr(error, "evalue", "") or error)  # or a whole traceback
+        raise UsageError(f"{path.name} did not run to its end: {said}") from None
     tidy(notebook)
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n")

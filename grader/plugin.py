@@ -85,6 +85,7 @@ class Sites:
         self.folder = folder
         self.shared: Site | None = None
         self.open: list[Site] = []
+        self.placed: list[File] = []  # of the last site
         self._begun = STARTED.pop(folder, None)
         self._over = False
         self.failed: StartFailed | None = None
@@ -98,7 +99,8 @@ class Sites:
 
     def make(self, *, start: bool = True, **options: Any) -> Site:
         """Start a site in a box of its own; options as for Site."""
-        site = Site(self.lab, self.files(), start=False, **options)
+        self.placed = self.files()
+        site = Site(self.lab, self.placed, start=False, **options)
         self._keep(site)
         if start:
             site.start()
@@ -124,6 +126,7 @@ class Sites:
         try:
             if begun:
                 self._keep(begun)
+                self.placed = begun.files
                 begun.start()
             self.shared = begun or self.make()
         except StartFailed as failed:
@@ -221,7 +224,8 @@ class Run:
     def keep(self) -> None:
         """Keep what card and report need while the box is still there."""
         sites = self.made or ([self.sites.shared] if self.sites.shared else [])
-        self.files = sites[-1].files if sites else []
+        # Those that were placed: the folder's may have been saved again meanwhile.
+        self.files = sites[-1].files if sites else self.sites.placed
         if not sites or isinstance(self.error, StartFailed):
             return
         site = sites[-1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -55,8 +56,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each notebook, and its pictures."""
     exporter = MarkdownExporter(raw_template=TEMPLATE)
     for path in all_notebooks():
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except Exception as error:  # whatever a half-saved file can be
+            raise PluginError(f"{path.name} is no notebook: {error}") from None
         text, resources = exporter.from_notebook_node(
-            nbformat.read(path, as_version=4),
+            notebook,
             resources={"unique_key": path.stem, "output_files_dir": path.stem},
         )
         head, _, body = text.lstrip().partition("\n")
