@@ -179,14 +179,10 @@ def lab_and_folder(number: str, solution: bool, submission: str | None) -> tuple
     Raises:
         UsageError: there is no such lab, or no such folder.
     """
-    from grader.lab import SOLUTIONS, find_lab
+    from grader.lab import find_lab, submission_folder
 
     lab = find_lab(number)
-    if submission is None:
-        return lab, SOLUTIONS / lab.number if solution else lab.folder
-    if not Path(submission).is_dir():
-        raise UsageError(f"--submission {submission}: there is no such folder")
-    return lab, Path(submission)
+    return lab, submission_folder(lab, solution, Path(submission) if submission else None)
 
 
 @main.command("next")

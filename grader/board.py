@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import Mismatch
+from grader.site import VISITOR
 
 if TYPE_CHECKING:
     import requests
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from grader.client import Visitor
     from grader.site import Site
 
-VISITOR = "203.0.113.7"
 LOGIN = {"name": "ada", "password": "pin-the-notice"}  # of one of the users that the board has
 
 
@@ -45,6 +46,14 @@ def whoami(site: Site, **options: Any) -> dict[str, Any]:
     return {**empty, **told_by(site.get("/whoami", **options))}
 
 
+def plain(address: str) -> str:
+    """An address as people write it: a socket for both versions of IP says ::ffff:203.0.113.7."""
+    try:
+        return str(getattr(ipaddress.ip_address(address), "ipv4_mapped", None) or address)
+    except ValueError:
+        return address
+
+
 def check_visitor_is_known(visitor: Visitor, home: str) -> None:
     """Fail when the app, on /account or /stream, takes a visitor for somebody else.
 
@@ -60,12 +69,12 @@ def check_visitor_is_known(visitor: Visitor, home: str) -> None:
         if page.status_code != 400:  # to refuse a request that lies is right too
             found = re.search(r'id="from">([^<]*)<.*id="here">([^<]*)<', page.text)
             client, here = (found[1], found[2]) if found else ("", "")
-            tell("/account", "client", VISITOR, client.removeprefix("::ffff:"))
+            tell("/account", "client", VISITOR, plain(client))
             tell("/account", "link", f"{home}/account", here)
         events = visitor.get("/stream", headers=headers)
         if events.status_code != 400:
             found = re.match(r": for (.*)", events.text)
-            tell("/stream", "client", VISITOR, (found[1] if found else "").removeprefix("::ffff:"))
+            tell("/stream", "client", VISITOR, plain(found[1] if found else ""))
 
 
 def tell(path: str, what: str, wanted: str, got: str) -> None:

@@ -60,7 +60,6 @@ NEEDED = [
     ("h2load", EXTRA, "--version"),
     ("chromium", EXTRA, "--version"),
 ]
-PACKAGES = {**PROGRAMS, "nsenter": "util-linux"}  # where the package is called otherwise
 OF_THE_BOX = ["bwrap", "ip", "unshare"]  # what has to be there before one can be tried
 OUTSIDE = {"bwrap", "nsenter", "chromium"}  # what never runs inside a box
 
@@ -192,7 +191,7 @@ def find(name: str, needed_for: str, ask: str) -> Finding:
 
 def install(name: str) -> str:
     """What installs a program on this machine."""
-    package = PACKAGES.get(name, name)
+    package = PROGRAMS.get(name, name)
     if shutil.which("apt-get") is None:
         return f"install {name} your system's own way (Debian's package is called {package})"
     return f"{as_root()}apt-get install {package}"

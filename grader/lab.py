@@ -102,6 +102,19 @@ def find_lab(number: str) -> Lab:
     return load_lab(folder)
 
 
+def submission_folder(lab: Lab, solution: bool, submission: Path | None) -> Path:
+    """Where the files are that are meant: handed in, the solution's, or the learner's own.
+
+    Raises:
+        UsageError: the folder that was given is none.
+    """
+    if submission is None:
+        return SOLUTIONS / lab.number if solution else lab.folder
+    if not submission.is_dir():
+        raise UsageError(f"--submission {submission}: there is no such folder")
+    return submission
+
+
 def read_submission(lab: Lab, folder: Path) -> list[File]:
     """Read the learner's files of a lab from a folder.
 

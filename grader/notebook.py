@@ -146,7 +146,7 @@ def bars(
     axes.margins(x=0.15)
     if log:
         axes.set_xscale("log")
-    _finish(figure, axes, len(series) > 1, alt)
+    _finish(figure, len(series) > 1, alt)
 
 
 def curves(
@@ -174,7 +174,7 @@ def curves(
     else:
         axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#d6d3d1", linewidth=0.6)
-    _finish(figure, axes, len(series) > 1, alt)
+    _finish(figure, len(series) > 1, alt)
 
 
 def _figure(height: float) -> tuple[Any, Any]:
@@ -186,7 +186,7 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finish(figure: Any, axes: Any, legend: bool, alt: str) -> None:
+def _finish(figure: Any, legend: bool, alt: str) -> None:
     """Show a figure as SVG: its own white ground makes it readable on any page."""
     from io import StringIO
 

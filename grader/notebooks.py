@@ -118,22 +118,33 @@ def run(path: Path) -> None:
     Raises:
         UsageError: a cell failed, maybe a claim; the notebook is left as it was.
     """
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal
 
     nbformat: Any = import_module("nbformat")  # untyped
     notebook = nbformat.read(path, as_version=4)
-    place = {"metadata": {"path": path.parent}}
-    # It would warn that whoever is on this machine may talk to the kernel: that is this user.
-    quiet = ["--IPKernelApp.log_level=40"]
     try:
-        NotebookClient(notebook, timeout=SECONDS, resources=place, extra_arguments=quiet).execute()
+        execute(notebook, path.parent)
     except (CellControlSignal, RuntimeError) as error:
         said = str(getattr(error, "evalue", "") or error)  # or a whole traceback
         raise UsageError(f"{path.name} did not run to its end: {said}") from None
     tidy(notebook)
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n")
+
+
+def execute(notebook: Any, folder: Path) -> None:
+    """Run a notebook's cells, in a folder; the outputs are in it afterwards.
+
+    Raises:
+        nbclient.exceptions.CellControlSignal: a cell failed, or took too long.
+        RuntimeError: the kernel died.
+    """
+    from nbclient import NotebookClient
+
+    place = {"metadata": {"path": folder}}
+    # It would warn that whoever is on this machine may talk to the kernel: that is this user.
+    quiet = ["--IPKernelApp.log_level=40"]
+    NotebookClient(notebook, timeout=SECONDS, resources=place, extra_arguments=quiet).execute()
 
 
 def tidy(notebook: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from xml.etree import ElementTree as ET
 
 from grader.card import WIDTH
 from grader.errors import GraderError, UsageError
-from grader.lab import LABS, SOLUTIONS, Lab
+from grader.lab import LABS, Lab, submission_folder
 from grader.results import Result, count
 from grader.sandbox import find_program
 from grader.text import clean
@@ -60,10 +60,9 @@ def grade(lab: Lab, folder: Path | None, solution: bool) -> dict[str, Any]:
         UsageError: there is no such folder.
         GraderError: pytest ended without a whole grading.
     """
+    submission_folder(lab, solution, folder)  # or a sentence
     command = [sys.executable, "-P", "-m", "pytest", str(lab.folder)]
     if folder is not None:
-        if not folder.is_dir():
-            raise UsageError(f"--submission {folder}: there is no such folder")
         command.append(f"--submission={folder.resolve()}")
     elif solution:
         command.append("--solution")
@@ -91,7 +90,7 @@ def whose(lab: Lab, folder: Path | None, solution: bool) -> dict[str, str]:
     """Whose files were graded, and where they are; folders of the course without its own path."""
     if folder is not None:
         return {"owner": "submission", "folder": str(folder)}
-    there = SOLUTIONS / lab.number if solution else lab.folder
+    there = submission_folder(lab, solution, None)
     inside = there.is_relative_to(LABS.parent)
     return {
         "owner": "solution" if solution else "learner",

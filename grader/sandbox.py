@@ -94,6 +94,7 @@ PROGRAMS = {
     "nginx": "nginx",
     "ip": "iproute2",
     "unshare": "util-linux",
+    "nsenter": "util-linux",
     "wrk": "wrk",
     "h2load": "nghttp2-client",
 }

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -277,17 +277,14 @@ class Site:
         options.setdefault("small_buffers", False)
         return cls(known, [*placed.values(), *more], **options)
 
-    def start(self, names: Collection[str] | None = None) -> None:
-        """Start services, in lab.toml's order, and wait until each is ready.
+    def start(self) -> None:
+        """Start all services, in lab.toml's order, and wait until each is ready.
 
-        Args:
-            names: which; None for all. Those that were started already are waited for alone.
+        Those that were started already are waited for alone.
         """
         self._front = None
         started: list[Service] = []
-        for name, service in self.services.items():
-            if names is not None and name not in names:
-                continue
+        for service in self.services.values():
             if started:
                 # It may not take the port of the one before, which has to listen first.
                 wait_for(started[-1].listens_or_ended, start_seconds())
@@ -429,14 +426,18 @@ class Site:
         with self._lock:
             self.exchanges.append(exchange)
 
+    def usual_source(self, family: int = 4) -> str | None:
+        """Where visitors come from unless told; None, the server itself, for a local site."""
+        if self.front[0] != ZONE:
+            return None
+        return VISITOR if family == 4 else VISITOR_V6
+
     def visitor(self, source: str | None = "", **options: Any) -> Visitor:
         """Make a visitor who keeps cookies; options as for `grader.client.Visitor`."""
         from grader.client import Visitor, tls_context
 
-        family = options.get("family", 4)
-        local = self.front[0] != ZONE
         if source == "":
-            source = None if local else (VISITOR if family == 4 else VISITOR_V6)
+            source = self.usual_source(options.get("family", 4))
         options.setdefault("host", ZONE)
         if options.get("scheme") == "https":
             options.setdefault("tls", tls_context(self.root or None))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,23 +49,23 @@ def reset(lab: Lab, name: str | None = None) -> Path | None:
     Raises:
         UsageError: the lab has no such file.
     """
-    backup = STATE / "backups" / lab.number / time.strftime("%Y-%m-%d-%H%M%S")
-    backup = next(
-        one
-        for one in [backup, *(backup.with_name(f"{backup.name}-{n}") for n in range(2, 99))]
-        if not one.exists()
-    )
-    replaced = False
+    backup: Path | None = None
     for file in wanted_files(lab, name):
         own = lab.folder / file
         if not own.is_symlink() and own.is_file() and own.read_bytes() == given(lab, file):
             continue
-        replaced = True
-        backup.mkdir(parents=True, exist_ok=True)
+        backup = backup or new_backup(lab)
         if own.is_symlink() or own.exists():
             shutil.move(own, backup / file)  # a link is kept as one, not followed
         own.write_bytes(given(lab, file))
-    return backup if replaced else None
+    return backup
+
+
+def new_backup(lab: Lab) -> Path:
+    """Make a folder for what is replaced, with a name that begins with the time."""
+    backups = STATE / "backups" / lab.number
+    backups.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=time.strftime("%Y-%m-%d-%H%M%S-"), dir=backups))
 
 
 def compare(lab: Lab, name: str | None = None) -> str:

@@ -18,7 +18,7 @@ import click
 from grader.errors import GraderError, StartFailed, UsageError
 from grader.lab import STATE, Lab, read_submission
 from grader.sandbox import ZONE
-from grader.site import VISITOR, Site
+from grader.site import Site
 from grader.text import clean
 
 PLAIN, SECURE = 8080, 8443  # the ports of this machine, if they are free
@@ -97,8 +97,10 @@ def forwarded(site: Site, door: int | None, port: int, *, fixed: bool = False) -
 
     class Visit(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            source = VISITOR if site.front[0] == ZONE else None
-            with suppress(OSError, GraderError), site.connect(source, port=door) as inner:
+            with (
+                suppress(OSError, GraderError),
+                site.connect(site.usual_source(), port=door) as inner,
+            ):
                 inner.settimeout(None)
                 carry(self.request, inner)
 

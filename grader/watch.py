@@ -73,14 +73,14 @@ def watch(lab: Lab, options: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end.on_signal)
     import_all()
-    first = True
+    passed_before = ""
     while not end.is_set():
         with Spare(lab) as spare:
             for names in saves(lab, end):
-                if not names and not first:
+                if not names and passed_before:  # now that no save can be missed
+                    click.echo(f"{passed_before} Now watching lab {lab.number}: edit that.")
                     spare.prepare()
                     continue
-                first = False
                 why = f"{', '.join(names)} saved: " if names else ""
                 passed = grade(lab, spare, options, why, end)
                 # One that passes from the start is one that the user wants to go on with.
@@ -93,7 +93,7 @@ def watch(lab: Lab, options: list[str]) -> None:
         if following is None:
             click.echo(f"Lab {lab.number} has passed, and so have all after it.")
             return
-        click.echo(f"Lab {lab.number} has passed. Now watching lab {following.number}: edit that.")
+        passed_before = f"Lab {lab.number} has passed."
         lab = following
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -26,12 +27,13 @@ class Built:
     seconds: float
 
 
-def build(target: Path) -> Built:
+def build(target: Path, **environment: str) -> Built:
     """Build the site strictly."""
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(target)],
         cwd=ROOT,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
     )

@@ -83,9 +83,7 @@ def test_internal_links_and_anchors_hold(found: dict[Path, Found]) -> None:
             target = target / "index.html" if target.is_dir() else target
             assert target.is_file(), f"{page}: {link}"
             if anchor and target in found:
-                assert anchor in found[target].anchors or anchor == "__codelineno", (
-                    f"{page}: {link}"
-                )
+                assert anchor in found[target].anchors, f"{page}: {link}"
 
 
 def test_external_links_are_those_of_the_list(found: dict[Path, Found]) -> None:

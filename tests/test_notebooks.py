@@ -65,13 +65,9 @@ def test_there_is_one_for_each_lab() -> None:
 @pytest.mark.measures
 @each
 def test_it_runs_and_its_claims_hold(path: Path, tmp_path: Path) -> None:
-    from nbclient import NotebookClient
-
     notebook = with_answers(NBFORMAT.read(path, as_version=4))
     started = time.monotonic()
-    quiet = ["--IPKernelApp.log_level=40"]
-    place = {"metadata": {"path": tmp_path}}
-    NotebookClient(notebook, timeout=120, resources=place, extra_arguments=quiet).execute()
+    notebooks.execute(notebook, tmp_path)
     assert time.monotonic() - started < MOST_SECONDS
     told = {"wrong": "Not yet. ", "right": "Right. "}
     answered = [one for one in cells(notebook) if "answered" in one.metadata]

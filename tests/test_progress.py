@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT, lay_out
+from built import build
 
 
 def pytest_run(state: Path, *arguments: str) -> None:
@@ -26,13 +27,7 @@ def pytest_run(state: Path, *arguments: str) -> None:
 
 def home_page(state: Path, target: Path, **environment: str) -> str:
     """The home page of a build."""
-    subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(target)],
-        env={**os.environ, "COURSE_STATE": str(state), **environment},
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    build(target, COURSE_STATE=str(state), **environment)
     return (target / "index.html").read_text()
 
 
