@@ -291,13 +291,23 @@ def test_paths(site):
 @points(2)
 @look_at("nginx.conf", "limit_except", "client_max_body_size", "proxy_method", "proxy_pass")
 def test_methods_and_bodies(site):
-    """Methods and bodies up to 1 MB pass
+    """Methods, headers and bodies up to 1 MB pass
 
     The app decides what it accepts. A proxy in front of it is no reason to lose an upload.
     """
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
         assert echo(site, method, "/echo/m")["method"] == method
     assert site.head("/echo/m").status_code == 200
+    own = {"Cookie": "session=mine", "Authorization": "Basic bWU6bWU=", "Accept-Language": "de"}
+    arrived = reached_the_app(whoami(site, headers=own))
+    for name, value in own.items():
+        if arrived.get(name) != value:
+            raise Mismatch(
+                f"the visitor's own {name}: {value}",
+                f"{name}: {arrived.get(name, '(none)')}",
+                "Without them nobody stays logged in.",
+                (("nginx.conf", "proxy_pass_request_headers"), ("nginx.conf", "proxy_set_header")),
+            )
     body = bytes(range(250)) * 4000  # 10^6 bytes
     told = echo(site, "POST", "/echo/b", data=body)
     assert told["length"] == 10**6
