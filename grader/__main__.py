@@ -86,9 +86,16 @@ def main(context: click.Context) -> None:
 @NUMBER
 @click.option("--solution", is_flag=True, help="Grade the course's own solution.")
 @click.option("--submission", type=click.Path(), help="Grade the files of this folder.")
+@click.option("--live", is_flag=True, help="Grade the server that this machine is; asks first.")
+@click.option("--yes", is_flag=True, help="With --live: do not ask.")
 @click.argument("pytest_options", nargs=-1, type=click.UNPROCESSED)
 def check(
-    number: str, solution: bool, submission: str | None, pytest_options: tuple[str, ...]
+    number: str,
+    solution: bool,
+    submission: str | None,
+    live: bool,
+    yes: bool,
+    pytest_options: tuple[str, ...],
 ) -> None:
     """Grade lab NUMBER, or `all`; other options go to pytest (-k, -x, -n 2, …)."""
     from grader.lab import all_labs, find_lab
@@ -101,6 +108,7 @@ def check(
         arguments.append("--solution")
     if submission:
         arguments.append(f"--submission={Path(submission).resolve()}")
+    arguments += ["--live"] * live + ["--yes"] * yes
     # A process of its own: pytest wants to load its plugins before anything of them is imported.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *arguments])
 

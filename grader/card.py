@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from grader.checks import Check
 from grader.errors import GraderError, Mismatch, Place, StartFailed
 from grader.lab import Lab
-from grader.sandbox import ZONE, File
+from grader.machine import File
+from grader.sandbox import ZONE
 from grader.text import COURSE, clean
 
 if TYPE_CHECKING:

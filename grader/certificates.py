@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import trustme
 
-from grader.sandbox import ZONE, File
+from grader.machine import File
+from grader.sandbox import ZONE
 
 LIVE = "/etc/letsencrypt/live"
 NAMES = (ZONE, f"www.{ZONE}")

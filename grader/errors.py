@@ -3,7 +3,8 @@
 CourseError                  anything below; its text is meant for a person
 ├── UsageError               a wrong command line, a lab that does not exist       (exit code 2)
 ├── GraderError              the grader's own fault, or the machine's: inconclusive (exit code 3)
-│   └── NotAllowed           the machine forbids what the sandbox needs; says the way out
+│   ├── NotAllowed           the machine forbids what the sandbox needs; says the way out
+│   └── NotLive              a check that cannot be made on a server that runs; says why
 ├── StartFailed              a file of the learner's that does not start: one card
 └── Mismatch                 a check saw something else than it expected (also an AssertionError)
 """
@@ -28,6 +29,10 @@ class GraderError(CourseError):
 
 class NotAllowed(GraderError):
     """The machine forbids namespaces, or lacks a program that the sandbox needs."""
+
+
+class NotLive(GraderError):
+    """A check cannot be made on a server that runs already."""
 
 
 @dataclass(frozen=True)

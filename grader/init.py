@@ -333,7 +333,7 @@ def processes() -> dict[int, Process]:
         ended.discard(session)
         del sessions[session]
     for one in found.values():
-        one["service"] = owner(one, found)
+        one["service"] = find_owner(one, found)
     return found
 
 
@@ -347,6 +347,10 @@ def owner(one: Process, found: dict[int, Process]) -> str | None:
             return None
         one = found[one["parent"]]
     return None
+
+
+# The agent of a server that runs already puts its own here: there systemd knows.
+find_owner: Any = owner
 
 
 def alive(one: Process) -> bool:
@@ -533,6 +537,13 @@ def do_write(message: Message) -> Reply:
     return {}
 
 
+def do_link(message: Message) -> Reply:
+    """Make a symbolic link while the site runs."""
+    os.symlink(message["target"], message["path"])
+    own(message["path"])
+    return {}
+
+
 def do_sockets(message: Message) -> tuple[Reply, list[socket.socket]]:
     """Make sockets that belong to the box's network; the grader binds and connects them."""
     family = socket.AF_INET6 if message["family"] == 6 else socket.AF_INET
@@ -648,7 +659,7 @@ def receive(control: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def answer(control: socket.socket) -> bool:
+def answer(control: socket.socket, commands: dict[str, Any]) -> bool:
     """Read one command, do it, reply; False at the end of the conversation."""
     size = receive(control, 4)
     body = receive(control, struct.unpack(">I", size)[0]) if size else b""
@@ -657,7 +668,7 @@ def answer(control: socket.socket) -> bool:
     message = json.loads(body)
     passed: list[socket.socket] = []
     try:
-        result = COMMANDS[message["do"]](message)
+        result = commands[message["do"]](message)
         if isinstance(result, tuple):
             result, passed = result
     except Exception as error:
@@ -710,7 +721,7 @@ def main() -> None:
             drain()
         if names.fileno() in ready:
             answer_names(names, zone, v4, v6)
-        if control.fileno() in ready and not answer(control):
+        if control.fileno() in ready and not answer(control, COMMANDS):
             return
         if time.monotonic() > next_watch:
             next_watch = time.monotonic() + WATCH_SECONDS
@@ -718,4 +729,5 @@ def main() -> None:
     print(f"its {wall:g} s were over", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()

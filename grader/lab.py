@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grader.errors import Place, StartFailed, UsageError
-from grader.sandbox import File
+from grader.machine import File
 
 LABS = Path(__file__).resolve().parent.parent / "labs"
 SOLUTIONS = LABS.parent / "solutions"

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -19,20 +20,19 @@ import pytest
 
 from grader.card import head_line, remember, render
 from grader.checks import Check, check_of
-from grader.errors import CourseError, GraderError, StartFailed
-from grader.lab import LABS, SOLUTIONS, Lab, load_lab, read_submission
+from grader.errors import CourseError, GraderError, StartFailed, UsageError
+from grader.lab import LABS, SOLUTIONS, Lab, load_lab
+from grader.machine import File
 from grader.progress import keep
-from grader.report import LabReporter
+from grader.report import LabReporter, whose_files
 from grader.results import Result, plain_exchanges
-from grader.sandbox import File
 from grader.site import Site
+from grader.sites import Sites
 from grader.text import clean
 
 if TYPE_CHECKING:
     from grader.client import Exchange
 
-# Sites whose app was started before pytest was, by their lab's folder (`course watch` does this).
-STARTED: dict[Path, Site] = {}
 LEARNERS = (AssertionError, StartFailed, OSError)  # what requests raises is an OSError too
 LOUD = re.compile(r"\[(error|crit|alert|emerg)\]")
 
@@ -42,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lab", "grading a lab")
     group.addoption("--submission", metavar="DIR", help="grade the files of this folder instead")
     group.addoption("--solution", action="store_true", help="grade the course's own solution")
+    group.addoption("--live", action="store_true", help="grade the server that this machine is")
+    group.addoption("--yes", action="store_true", help="with --live: do not ask before")
     group.addoption("--results", metavar="FILE", help="write the results as JSON")
 
 
@@ -68,6 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
     wanted = config.getoption("results")
     if wanted and not Path(wanted).absolute().parent.is_dir():
         raise pytest.UsageError(f"--results {wanted}: there is no such folder")
+    if config.getoption("live"):
+        agree_to_live(config, folders)
     # Two labs' test_lab.py are two modules, wherever the folders lie.
     config.option.importmode = "importlib"
     config.pluginmanager.register(Grading(config, folders), "grader-run")
@@ -77,82 +81,36 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(LabReporter(config), "terminalreporter")
 
 
-class Sites:
-    """The boxes of one lab: a shared one, and those that single checks ask for."""
+def agree_to_live(config: pytest.Config, folders: list[Path]) -> None:
+    """See that a live grading can be made, and that the user wants it.
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        self.lab = lab
-        self.folder = folder
-        self.shared: Site | None = None
-        self.open: list[Site] = []
-        self.placed: list[File] = []  # of the last site
-        self._begun = STARTED.pop(folder, None)
-        self._over = False
-        self.failed: StartFailed | None = None
-        self._lock = threading.Lock()
-        self._early: threading.Thread | None = None
-        self._error: Exception | None = None
+    Raises:
+        pytest.UsageError: it cannot; says why.
+        pytest.exit.Exception: the user does not.
+    """
+    import click
 
-    def files(self) -> list[File]:
-        """The learner's files, as they are now."""
-        return read_submission(self.lab, self.folder)
+    from grader import live
 
-    def make(self, *, start: bool = True, **options: Any) -> Site:
-        """Start a site in a box of its own; options as for Site."""
-        self.placed = self.files()
-        site = Site(self.lab, self.placed, start=False, **options)
-        self._keep(site)
-        if start:
-            site.start()
-        return site
-
-    def _keep(self, site: Site) -> None:
-        """Remember a site, to close it; after the end of the session, close it at once."""
-        with self._lock:
-            if not self._over:
-                self.open.append(site)
-                return
-        site.close()
-        raise GraderError("the session is over")
-
-    def start_early(self) -> None:
-        """Begin to start the shared site, while pytest and the checks get ready."""
-        self._early = threading.Thread(target=self._make_shared, daemon=True)
-        self._early.start()
-
-    def _make_shared(self) -> None:
-        self._error = None
-        begun, self._begun = self._begun, None
-        try:
-            if begun:
-                self._keep(begun)
-                self.placed = begun.files
-                begun.start()
-            self.shared = begun or self.make()
-        except StartFailed as failed:
-            self.failed = failed
-        except Exception as error:
-            self._error = error
-
-    def common(self) -> Site:
-        """The site that all checks without a box of their own share."""
-        if self._early:
-            self._early.join()
-            self._early = None
-        elif self.shared is None and self.failed is None:
-            self._make_shared()
-        if self.shared is None:
-            raise self.failed or self._error or GraderError("the site was not started")
-        return self.shared
-
-    def close(self, sites: list[Site] | None = None) -> None:
-        """End some boxes, or all."""
-        with self._lock:
-            self._over = self._over or sites is None
-            closing = self.open if sites is None else sites
-            self.open = [one for one in self.open if one not in closing]
-        for site in closing:
-            site.close()
+    capture = config.pluginmanager.getplugin("capturemanager")
+    try:
+        if len(folders) != 1:
+            raise UsageError("--live grades one lab: name it")
+        if config.getoption("submission") or config.getoption("solution"):
+            raise UsageError("--live grades the files that are deployed on this machine")
+        if in_parallel(config):
+            raise UsageError("--live: there is one server, so no two checks can run at a time")
+        lab = load_lab(folders[0])
+        live.refuse_without_units(lab)
+        if config.getoption("yes") or config.option.collectonly:
+            return
+        with capture.global_and_fixture_disabled():
+            if not sys.stdin.isatty():
+                raise UsageError("--live disturbs the server. If you want that, say --yes too")
+            if not click.confirm(f"{live.warning(lab)}\nGo on?"):
+                pytest.exit("nothing was done", returncode=2)
+    except CourseError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 class Run:
@@ -283,8 +241,16 @@ class Grading:
         """
         if folder not in self.sites:
             lab = load_lab(folder)
-            self.sites[folder] = Sites(lab, self.submission(lab))
+            self.sites[folder] = self.make_sites(lab)
         return self.sites[folder]
+
+    def make_sites(self, lab: Lab) -> Sites:
+        """The manager of a lab's boxes, or of the server that this machine is."""
+        if self.config.getoption("live"):
+            from grader.live import LiveSites
+
+            return LiveSites(lab, lab.folder)
+        return Sites(lab, self.submission(lab))
 
     def submission(self, lab: Lab) -> Path:
         """The folder whose files are graded."""
@@ -352,7 +318,8 @@ class Grading:
             self.sites[self.current].close()
         self.current = folder
         for run in self.runs.values():
-            if run.check.alone and run.item.path.parent == folder:
+            in_turn = run.sites.in_turn
+            if run.check.alone and not in_turn and run.item.path.parent == folder:
                 run.ahead()
 
     def blocker(self, run: Run) -> str:
@@ -446,7 +413,7 @@ class Grading:
 
     def own_labs(self) -> set[str]:
         """The labs that were graded with the learner's own files: these gradings are progress."""
-        if self.config.getoption("submission") or self.config.getoption("solution"):
+        if whose_files(self.config) != "own":
             return set()
         return {folder.name for folder in self.folders if folder.resolve().parent == LABS}
 

@@ -22,7 +22,7 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
         self.labs: dict[str, dict[str, Any]] = {}
         # Side by side, the lines of several labs would mix: then they wait for the end.
         self.wait = config.getoption("dist", "no") != "no"
-        self.own = not (config.getoption("submission") or config.getoption("solution"))
+        self.whose = whose_files(config)
 
     @property
     def showheader(self) -> bool:
@@ -93,7 +93,7 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
             self.write_line("")
             self.write_line(summary(lab, results, self.labs[lab]["points"]))
             points = self.labs[lab]["points"]
-            self.write_line(next_step(lab, results, points, self.own))
+            self.write_line(next_step(lab, results, points, self.whose))
 
 
 def summary(lab: str, results: list[Result], points: int) -> str:
@@ -114,22 +114,33 @@ def summary(lab: str, results: list[Result], points: int) -> str:
     return f"Lab {lab}: {earned} of {total} points{part}. Checks: {', '.join(counts)}."
 
 
-def next_step(lab: str, results: list[Result], points: int, own: bool) -> str:
+def whose_files(config: pytest.Config) -> str:
+    """Whose files are graded: the learner's `own`, `others`, or the server's (`live`)."""
+    if config.getoption("live"):
+        return "live"
+    return "others" if config.getoption("submission") or config.getoption("solution") else "own"
+
+
+def next_step(lab: str, results: list[Result], points: int, whose: str) -> str:
     """What to do now.
 
     Args:
         lab: its number.
         results: of the checks that were run.
         points: of all its checks.
-        own: whether the files are the learner's.
+        whose: files they are, as of `whose_files`.
     """
     failed = next((one for one in results if one.verdict == "failed"), None)
     if failed:
         return f"Next: mend the first ✗ above; stuck? {COURSE} hint {lab} {failed.check}"
+    if count(results, "inconclusive") and whose == "live":
+        return f"What cannot be checked on a server, a box shows: {COURSE} check {lab}"
     if count(results, "inconclusive"):
         return "Next: run it again; a check could not find out, which is not your fault."
     if sum(one.of for one in results) < points:
         return f"Next: grade all of it: {COURSE} check {lab}"
-    if not own:
+    if whose == "live":
+        return f"The server holds what lab {lab} asks for. Next: {COURSE} next"
+    if whose == "others":
         return f"These were not your own files. Next: {COURSE} next"
     return f"Next: read the lesson of lab {lab} once more beside your files, then: {COURSE} next"

@@ -7,7 +7,6 @@ made it dies, for whatever reason, the kernel takes the whole box away.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -16,17 +15,15 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from grader.errors import GraderError, NotAllowed
+from grader.machine import File, Machine
 
 HERE = Path(__file__).resolve().parent
 APP = HERE.parent / "labs" / "board"
@@ -49,6 +46,7 @@ MEMORY = 1536 * MIB  # of all processes together
 PROCESSES = 256  # in the whole box; NPROC counts threads, and each service's for themselves
 LARGE = 20 * MIB  # bytes of static/large.bin
 WALL = 300.0  # seconds
+PATIENCE = 30.0  # seconds that the box may take to answer
 CLOSE_SECONDS = 5.0  # for a box's processes to be gone
 MOST_DESCRIPTORS = 200  # in one message; the kernel's own limit is 253
 MANY_SOCKETS = 8192  # that the grader may hold; often 1024 is the default
@@ -119,21 +117,6 @@ Ways out, whichever fits:
   older Debian kernels:    sudo sysctl -w kernel.unprivileged_userns_clone=1
   namespaces set to none:  sudo sysctl -w user.max_user_namespaces=15000
   a container:             start it with --security-opt seccomp=unconfined, or use the Vagrant VM"""
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to place in a box: where, what, its mode; `root`: services may never write to it."""
-
-    path: str
-    data: bytes
-    mode: int = 0o644
-    root: bool = False
-
-    def packed(self) -> dict[str, Any]:
-        """Shape the file for a message to the box."""
-        data = base64.b64encode(self.data).decode()
-        return {"path": self.path, "data": data, "mode": self.mode, "root": self.root}
 
 
 def find_program(name: str) -> str:
@@ -252,7 +235,7 @@ def allow_many_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class Box:
+class Box(Machine):
     """One box. Use it as a context manager, or call `close`; a dead grader closes it too.
 
     Args:
@@ -274,7 +257,8 @@ class Box:
         limited: bool = True,
         small_buffers: bool = True,
     ) -> None:
-        self._lock = threading.Lock()
+        control, inside = socket.socketpair()
+        super().__init__(control, PATIENCE, "the box")
         self._bwrap: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._said: str | None = None
@@ -282,8 +266,6 @@ class Box:
         self._spare: dict[int, list[socket.socket]] = {4: [], 6: []}
         self._spare_lock = threading.Lock()
         allow_many_sockets()
-        self._control, inside = socket.socketpair()
-        self._control.settimeout(30)
         try:
             with inside:
                 two_users = self._start(inside, wall)
@@ -362,45 +344,6 @@ class Box:
                 go_on.write(b"1")
         return two_users
 
-    def request(self, do: str, **message: Any) -> dict[str, Any]:
-        """Ask the box to do something; returns its answer.
-
-        Raises:
-            GraderError: the box is gone, or could not do it.
-        """
-        return self._ask(do, 0, message)[0]
-
-    def _ask(
-        self, do: str, descriptors: int, message: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[int]]:
-        body = json.dumps({"do": do, **message}).encode()
-        with self._lock:
-            try:
-                self._control.sendall(struct.pack(">I", len(body)) + body)
-                first, fds, _, _ = socket.recv_fds(self._control, 1, max(1, descriptors))
-                size = struct.unpack(">I", first + self._receive(3))[0] if first else 0
-                answer: dict[str, Any] = json.loads(self._receive(size)) if size else {}
-            except OSError as error:
-                raise GraderError(f"the box does not answer: {error}{self._last_words()}") from None
-            if not first:
-                raise GraderError(f"the box ended{self._last_words()}")
-        if "error" in answer:
-            raise GraderError(f"the box could not do `{do}`: {answer['error']}")
-        if len(fds) < descriptors and "errno" not in answer:
-            for fd in fds:
-                os.close(fd)
-            raise GraderError("too many open files: the sockets of the box did not arrive")
-        return answer, fds
-
-    def _receive(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            more = self._control.recv(min(size - len(data), 1 << 20))
-            if not more:
-                raise OSError("it ended in the middle of an answer")
-            data += more
-        return bytes(data)
-
     def _last_words(self) -> str:
         """Say what bubblewrap printed; tells a forbidden machine from a broken box."""
         if self._bwrap is None:
@@ -436,17 +379,6 @@ class Box:
         told.register(self._pidfd, select.POLLIN)
         return bool(told.poll(0))
 
-    def unix_socket(self, path: str) -> socket.socket:
-        """Connect to a unix socket inside the box.
-
-        Raises:
-            OSError: as a connect would (refused, no such file).
-        """
-        answer, fds = self._ask("unix", 1, {"path": path})
-        if "errno" in answer:
-            raise OSError(answer["errno"], os.strerror(answer["errno"]), path)
-        return socket.socket(fileno=fds[0])
-
     def spawn(self, name: str, argv: Sequence[str], env: dict[str, str], cwd: str = "/") -> int:
         """Start a program as a service; returns its process id inside the box.
 
@@ -458,32 +390,6 @@ class Box:
         given = {"PATH": search_path(), "HOME": "/home/board", "LANG": "C.UTF-8", **env}
         answer = self.request("spawn", name=name, argv=list(argv), env=given, cwd=cwd)
         return int(answer["pid"])
-
-    def log(self, name: str, stream: str, start: int = 0) -> str:
-        """Return what a service printed on `stdout` or `stderr`, from a byte position on."""
-        return self.printed(name, stream, start)[0].decode("utf-8", "replace")
-
-    def printed(self, name: str, stream: str, start: int) -> tuple[bytes, int]:
-        """Return what a service printed from a byte position on, and the position of the end."""
-        answer = self.request("log", name=name, stream=stream, start=start)
-        return base64.b64decode(answer["data"]), answer["total"]
-
-    def read(self, path: str, limit: int = 64 * 1024) -> bytes | None:
-        """Return the end of a regular file of the box; None when there is none."""
-        data = self.request("read", path=path, limit=limit)["data"]
-        return None if data is None else base64.b64decode(data)
-
-    def grown(self, path: str, start: int, limit: int = 64 * 1024) -> tuple[bytes, int]:
-        """Return what a file has from a byte position on (at most its end), and its size."""
-        answer = self.request("read", path=path, limit=limit)
-        if answer["data"] is None:
-            return b"", 0
-        data, end = base64.b64decode(answer["data"]), answer["end"]
-        return data[max(0, len(data) - max(0, end - start)) :], end
-
-    def write(self, *files: File) -> None:
-        """Place files in the running box."""
-        self.request("write", files=[one.packed() for one in files])
 
     def drop_spare(self) -> None:
         """Close the sockets that were asked for ahead; a forked process must not share them."""

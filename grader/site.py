@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from grader.errors import GraderError, StartFailed, UsageError
 from grader.lab import SOLUTIONS, Lab, find_lab, load_lab, read_submission
-from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box, File
+from grader.machine import File, Machine
+from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box
 from grader.services import PROGRAMS, start_failure, start_seconds
 
 if TYPE_CHECKING:
@@ -206,39 +207,48 @@ class Site:
         key_type: str = "ECDSA",
         small_buffers: bool = True,
     ) -> None:
-        self.lab = lab
-        self.files = list(files)
-        self.exchanges: list[Exchange] = []
-        self.instance = f"app-{secrets.token_hex(6)}"
-        self.key = secrets.token_hex(24)
-        self._lock = threading.Lock()
-        self._front: tuple[str, int | str] | None = None
-        self.root = ""  # the PEM of the authority that visitors trust
+        self._describe(lab, files)
         given: list[File] = []
         if lab.certificates:
             from grader.certificates import make_certificates  # slow to import
 
             made = make_certificates(key_type)
             self.root, given = made.root, made.files
-        self.box = Box(
+        self.box: Machine = Box(
             [*given, *self.files], wall=wall, limited=wall > 0, small_buffers=small_buffers
         )
-        app_env = {
-            "BOARD_SECRET_KEY": self.key,
-            "BOARD_DATABASE": "/var/lib/board/board.db",
-            "BOARD_INSTANCE": self.instance,
-            "PYTHONUNBUFFERED": "1",
-            **(env or {}),
-        }
-        self.services = {
-            name: Service(self, name, app_env if PROGRAMS[name].app else {}) for name in lab.run
-        }
+        self._name_services("/var/lib/board/board.db", env or {})
         if start:
             try:
                 self.start()
             except BaseException:
                 self.close()
                 raise
+
+    def _describe(self, lab: Lab, files: Sequence[File]) -> None:
+        """What is known of a site before it has a machine to run on."""
+        self.lab = lab
+        self.files = list(files)
+        self.exchanges: list[Exchange] = []
+        self.instance = f"app-{secrets.token_hex(6)}"
+        self.key = secrets.token_hex(24)
+        self.root = ""  # the PEM of the authority that visitors trust
+        self._lock = threading.Lock()
+        self._front: tuple[str, int | str] | None = None
+
+    def _name_services(self, database: str, env: Mapping[str, str]) -> None:
+        """Make the site's services, none of which is started yet."""
+        app_env = {
+            "BOARD_SECRET_KEY": self.key,
+            "BOARD_DATABASE": database,
+            "BOARD_INSTANCE": self.instance,
+            "PYTHONUNBUFFERED": "1",
+            **env,
+        }
+        self.services = {
+            name: Service(self, name, app_env if PROGRAMS[name].app else {})
+            for name in self.lab.run
+        }
 
     @classmethod
     def of_lab(

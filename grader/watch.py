@@ -23,11 +23,11 @@ import click
 import pytest
 from watchfiles import watch as changes
 
-from grader import plugin
 from grader.errors import CourseError
 from grader.lab import Lab, read_submission
 from grader.services import PROGRAMS
 from grader.site import Site
+from grader.sites import STARTED
 from grader.status import next_lab, state
 
 QUIET_MS, LONGEST_MS = 25, 400  # a save is over when nothing was written for so long
@@ -192,7 +192,7 @@ def grade(lab: Lab, spare: Spare, options: list[str], why: str, end: End) -> boo
                 signal.signal(number, lambda *_: None)
             end_with_parent()
             if site:
-                plugin.STARTED[lab.folder] = site
+                STARTED[lab.folder] = site
             code = int(pytest.main([str(lab.folder), *options]))
             sys.stdout.flush()
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grader.lab import SOLUTIONS, find_lab, read_solution
-from grader.sandbox import File
+from grader.machine import File
 from grader.site import Site, wait_for
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,7 +10,7 @@ import pytest
 
 from grader.board import LOGIN
 from grader.lab import SOLUTIONS, find_lab
-from grader.sandbox import File
+from grader.machine import File
 from grader.site import Site
 
 sys.path.insert(0, str(Path(__file__).parent))

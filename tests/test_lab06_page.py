@@ -13,8 +13,8 @@ import pytest
 
 from grader.errors import StartFailed
 from grader.lab import SOLUTIONS, find_lab, read_solution, read_submission
+from grader.machine import File
 from grader.notebook import machine
-from grader.sandbox import File
 from grader.site import Site, wait_for
 
 sys.path.insert(0, str(Path(__file__).parent))

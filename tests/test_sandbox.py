@@ -22,7 +22,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from grader import sandbox
 from grader.errors import GraderError, NotAllowed
-from grader.sandbox import MIB, SERVER_V4, SERVER_V6, ZONE, Box, File
+from grader.machine import File
+from grader.sandbox import MIB, SERVER_V4, SERVER_V6, ZONE, Box
 from inside import (
     PATIENCE,
     printed,

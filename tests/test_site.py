@@ -14,7 +14,8 @@ import requests
 sys.path.insert(0, str(Path(__file__).parent))
 from grader.errors import GraderError, StartFailed
 from grader.lab import SOLUTIONS, Lab
-from grader.sandbox import SERVER_V4, SERVER_V6, File
+from grader.machine import File
+from grader.sandbox import SERVER_V4, SERVER_V6
 from grader.site import VISITOR, VISITOR_V6, Listener, Site
 from inside import python, wait_until
 

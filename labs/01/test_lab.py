@@ -15,7 +15,7 @@ import requests
 from grader.board import LOGIN
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.errors import Mismatch, StartFailed
-from grader.sandbox import File
+from grader.machine import File
 from grader.services import START_SECONDS, ending, last_lines
 from grader.site import Listener, Site, wait_for
 

@@ -8,7 +8,8 @@ from grader.board import LOGIN, check_visitor_is_known
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import Mismatch
-from grader.sandbox import APP, File
+from grader.machine import File
+from grader.sandbox import APP
 from grader.site import VISITOR
 
 STYLE = (APP / "static" / "style.css").read_bytes()

@@ -12,7 +12,8 @@ from grader.board import LOGIN, check_visitor_is_known, told_by
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import RecordedTLSSocket
 from grader.errors import Mismatch
-from grader.sandbox import APP, File
+from grader.machine import File
+from grader.sandbox import APP
 
 STATIC = APP / "static"
 NAMES = ("board.example", "www.board.example")

@@ -1,0 +1,397 @@
+"""Root's part of a live grading: it stands where `grader.init` stands in a box.
+
+A server that runs already is systemd's. This program, started as root by `grader.live`, talks to
+the grader as `init` does, and answers the same requests: by systemd, by signals, by files. Each
+thing that it changes it writes down first, below `HOME`, and puts back when the grader says so or
+goes away, however it goes. What a killed agent left behind, the next one puts back.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from grader import init
+
+HOME = Path("/run/course-live")
+DATABASE = "/var/lib/board/course-live.db"
+DROP_IN = "90-course-live.conf"
+SYSTEMD = Path("/run/systemd/system")  # what is here is gone at the next boot
+START_SECONDS = 15.0
+SYSTEMCTL_SECONDS = 100.0  # systemd itself gives a service 90 s to stop
+MOST_LOGGED = 1 << 20  # bytes of a log in one answer
+STATES = ("active", "activating", "reloading", "deactivating")
+
+
+@dataclass
+class Kept:
+    """What a path was before it was written to: a copy's name, or "" when there was nothing."""
+
+    path: str
+    copy: str
+
+
+@dataclass
+class Undo:
+    """All that was changed, as it must be put back; kept on disk from before each change on.
+
+    Attributes:
+        units: systemd's unit of each service.
+        active: of these, those that ran.
+        addresses: what `ip` was told to add.
+        kept: the paths that were written to.
+        folders: those that were made.
+    """
+
+    units: dict[str, str] = field(default_factory=dict)
+    active: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Write it down."""
+        new = HOME / "undo.new"
+        new.write_text(json.dumps(asdict(self)))
+        new.replace(HOME / "undo.json")
+
+
+undo = Undo()
+started: dict[str, str] = {}  # by service: systemd's name of the start that the grader asked for
+
+
+def systemctl(*arguments: str, check: bool = True) -> str:
+    """Run systemctl; what it printed.
+
+    Raises:
+        RuntimeError: it failed, and `check`.
+    """
+    done = subprocess.run(
+        ["systemctl", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SYSTEMCTL_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    if check and done.returncode:
+        raise RuntimeError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def show(unit: str) -> dict[str, str]:
+    """What systemd knows about a unit, by its own words."""
+    wanted = "LoadState,ActiveState,SubState,MainPID,InvocationID,ExecMainStatus,ExecMainCode,Job"
+    wanted += ",TriggeredBy"
+    lines = systemctl("show", unit, "-p", wanted).splitlines()
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def find_unit(one: init.Process, _found: dict[int, init.Process]) -> str | None:
+    """Name the service of a process by its control group."""
+    try:
+        groups = Path(f"/proc/{one['pid']}/cgroup").read_text()
+    except OSError:
+        return None
+    for name, unit in undo.units.items():
+        if f"/{unit}\n" in groups or f"/{unit}/" in groups:
+            return name
+    return None
+
+
+# --- begin and end ------------------------------------------------------------------------------
+
+
+def do_begin(message: init.Message) -> init.Reply:
+    """Get ready: the app's own environment for the grading, logs in files, visitors' addresses.
+
+    Replies with `left`, whether an earlier grading had left something, and `refused`, the
+    addresses that this machine would not have.
+    """
+    global undo
+    left = HOME.exists()
+    if left:
+        with contextlib.suppress(FileNotFoundError):
+            undo = read_undo()
+        do_end({})
+    units: dict[str, str] = message["units"]
+    for unit in units.values():
+        if show(unit)["LoadState"] != "loaded":
+            raise RuntimeError(f"systemd has no {unit}; prepare the server first")
+    HOME.mkdir(mode=0o700)
+    undo = Undo(dict(units), [one for one in units.values() if is_active(one)])
+    undo.save()
+    for name, unit in units.items():
+        folder = SYSTEMD / f"{unit}.d"
+        folder.mkdir(parents=True, exist_ok=True)
+        (HOME / f"{name}.env").touch(0o600)
+        # Of two environment files the later one wins, and both win over Environment=.
+        lines = ["[Service]", f"EnvironmentFile={HOME}/{name}.env"]
+        lines += [f"StandardOutput=append:{HOME}/{name}.stdout"]
+        lines += [f"StandardError=append:{HOME}/{name}.stderr"]
+        (folder / DROP_IN).write_text("\n".join([*lines, ""]))
+    systemctl("daemon-reload")
+    return {"left": left, "refused": add_addresses(message["addresses"])}
+
+
+def read_undo() -> Undo:
+    """What an agent that was killed had written down."""
+    told = json.loads((HOME / "undo.json").read_text())
+    return Undo(**{**told, "kept": [Kept(**one) for one in told["kept"]]})
+
+
+def is_active(unit: str) -> bool:
+    """Tell whether a unit runs, or is about to."""
+    return show(unit)["ActiveState"] in STATES
+
+
+def add_addresses(commands: list[str]) -> list[str]:
+    """Give `ip` its commands, one by one; those that this machine refused.
+
+    What is there already is neither added nor, later, removed.
+    """
+    refused = []
+    for command in commands:
+        undo.addresses.append(command)
+        undo.save()
+        done = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
+        if done.returncode:
+            undo.addresses.remove(command)
+            if "exists" not in done.stderr and "assigned" not in done.stderr:
+                refused.append(command)
+    undo.save()
+    return refused
+
+
+def do_end(_message: init.Message) -> init.Reply:
+    """Put everything back; replies with `problems`, what could not be."""
+    problems: list[str] = []
+    thaw()
+    put_back()
+    for unit in undo.units.values():
+        with contextlib.suppress(OSError):
+            (SYSTEMD / f"{unit}.d" / DROP_IN).unlink()
+            (SYSTEMD / f"{unit}.d").rmdir()  # if it is ours alone
+    systemctl("daemon-reload", check=False)
+    for unit in undo.units.values():
+        systemctl("stop", unit, check=False)
+        systemctl("reset-failed", unit, check=False)
+    remove_database()
+    for unit in undo.units.values():
+        if unit in undo.active:
+            for one in [*show(unit).get("TriggeredBy", "").split(), unit]:
+                systemctl("start", one, check=False)
+            if not is_active(unit):
+                problems.append(f"{unit} does not start again: see  journalctl -u {unit}")
+    for command in undo.addresses:
+        gone = command.replace(" add ", " del ").replace(" nodad", "")
+        subprocess.run(["ip", *gone.split()], capture_output=True)
+    shutil.rmtree(HOME, ignore_errors=True)
+    return {"problems": problems}
+
+
+def do_reset(_message: init.Message) -> init.Reply:
+    """Between two checks: files as they were, an empty database, no service running."""
+    thaw()
+    for name in undo.units:
+        take_down(name)
+    put_back()
+    remove_database()
+    return {}
+
+
+def remove_database() -> None:
+    """Remove the database of the grading, and what SQLite lays beside it."""
+    for tail in ("", "-wal", "-shm", "-journal"):
+        Path(DATABASE + tail).unlink(missing_ok=True)
+
+
+# --- services -----------------------------------------------------------------------------------
+
+
+def do_spawn(message: init.Message) -> init.Reply:
+    """Start a service, or let it start anew with the environment given; replies with its pid."""
+    name = message["name"]
+    unit = undo.units[name]
+    environment = "".join(f"{key}={json.dumps(v)}\n" for key, v in message["env"].items())
+    known = HOME / f"{name}.env"
+    changed = known.read_text() != environment
+    known.write_text(environment)
+    systemctl("reset-failed", unit, check=False)
+    systemctl("restart" if changed else "start", "--no-block", unit)
+    seen = wait_for_start(unit)
+    started[name] = seen["InvocationID"]
+    return {"pid": int(seen["MainPID"])}
+
+
+def wait_for_start(unit: str) -> dict[str, str]:
+    """Wait until a unit has its first process, or systemd has given it up."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        seen = show(unit)
+        waiting = seen.get("Job", "0") not in ("", "0")
+        old = seen["ActiveState"] == "deactivating"
+        if (seen["MainPID"] != "0" and not old) or not waiting or time.monotonic() > end:
+            return seen
+        time.sleep(0.01)
+
+
+def do_status(_message: init.Message) -> init.Reply:
+    """Tell of each service whether the start that the grader asked for still runs."""
+    told = {}
+    for name, unit in undo.units.items():
+        seen = show(unit)
+        pid, status = int(seen["MainPID"]), None
+        again = seen["InvocationID"] != started.get(name)
+        resting = seen["ActiveState"] not in STATES or seen["SubState"] == "auto-restart"
+        if again or resting:
+            status = int(seen["ExecMainStatus"] or 0)
+            if seen["ExecMainCode"] in ("2", "3", "killed", "dumped"):  # as of waitid()
+                status = -status
+        told[name] = {"pid": pid, "status": status, "killed_for": None}
+    return {"services": told}
+
+
+def take_down(name: str) -> None:
+    """End a service at once, and keep systemd from starting it again."""
+    unit = undo.units[name]
+    seen = show(unit)
+    for socket_unit in seen.get("TriggeredBy", "").split():
+        systemctl("stop", socket_unit, check=False)
+    systemctl("kill", "--signal=KILL", unit, check=False)
+    systemctl("stop", unit, check=False)
+    systemctl("reset-failed", unit, check=False)
+
+
+def do_signal(message: init.Message) -> init.Reply:
+    """Send a signal to processes of the services, or to all of one; to kill all takes it down."""
+    number = message["signal"]
+    if message.get("all") and number == signal.SIGKILL:
+        take_down(message["service"])
+        return {"sent": []}
+    ours = {pid: one for pid, one in init.processes().items() if one["service"]}
+    if "pids" in message:
+        targets = [pid for pid in message["pids"] if pid in ours]
+    else:
+        targets = [pid for pid, one in ours.items() if one["service"] == message["service"]]
+    for pid in targets:
+        init.send(pid, number)
+    return {"sent": targets}
+
+
+def thaw() -> None:
+    """Let go on what a check has stopped."""
+    for pid in list(init.frozen):
+        init.send(pid, signal.SIGCONT)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def keep(path: str) -> None:
+    """Before a path is written to: keep what it is, once."""
+    if any(one.path == path for one in undo.kept):
+        return
+    copy = ""
+    if os.path.lexists(path):
+        copy = str(HOME / f"kept-{len(undo.kept)}")
+        shutil.copy2(path, copy, follow_symlinks=False)
+        seen = os.lstat(path)
+        os.chown(copy, seen.st_uid, seen.st_gid, follow_symlinks=False)
+    parent = os.path.dirname(path)
+    missing = []
+    while not os.path.isdir(parent):
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    undo.folders += reversed(missing)
+    undo.kept.append(Kept(path, copy))
+    undo.save()
+
+
+def put_back() -> None:
+    """Files as they were before the first check wrote to them."""
+    for one in reversed(undo.kept):
+        if one.copy:
+            replace(one.copy, one.path)
+        else:
+            Path(one.path).unlink(missing_ok=True)
+    for folder in reversed(undo.folders):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+    undo.kept, undo.folders = [], []
+    undo.save()
+
+
+def replace(source: str, path: str) -> None:
+    """Put a copy in the place of a file, with its mode and owner; nobody sees half of it."""
+    beside = f"{path}.course-{os.getpid()}"
+    shutil.copy2(source, beside, follow_symlinks=False)
+    seen = os.lstat(source)
+    os.chown(beside, seen.st_uid, seen.st_gid, follow_symlinks=False)
+    os.rename(beside, path)
+
+
+def do_write(message: init.Message) -> init.Reply:
+    """Place files; they are put back."""
+    for item in message["files"]:
+        keep(item["path"])
+    return init.do_write(message)
+
+
+def do_link(message: init.Message) -> init.Reply:
+    """Make a symbolic link; it is removed again."""
+    keep(message["path"])
+    return init.do_link(message)
+
+
+def do_read(message: init.Message) -> init.Reply:
+    """Return the end of a file; here a link, as in sites-enabled, is followed."""
+    return init.do_read({**message, "path": os.path.realpath(message["path"])})
+
+
+def do_log(message: init.Message) -> init.Reply:
+    """Return what a service printed on one stream since the grading began."""
+    path = HOME / f"{message['name']}.{message['stream']}"
+    if not path.exists():
+        return {"data": "", "total": 0}
+    with path.open("rb") as log:
+        total = os.fstat(log.fileno()).st_size
+        log.seek(max(message.get("start", 0), total - MOST_LOGGED))
+        return {"data": base64.b64encode(log.read()).decode(), "total": total}
+
+
+COMMANDS = {
+    **{name: init.COMMANDS[name] for name in ("processes", "listeners", "connections", "unix")},
+    **{name[3:]: value for name, value in globals().items() if name.startswith("do_")},
+}
+
+
+def main() -> None:
+    """Serve the grader until it goes away, then put everything back."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the end of the conversation is what ends it
+    init.OTHER_USER = False
+    init.find_owner = find_unit
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    control.connect(sys.argv[1])
+    try:
+        while init.answer(control, COMMANDS):
+            pass
+    except OSError:
+        pass  # the grader has gone away in the middle of an answer
+    finally:
+        if HOME.exists():
+            do_end({})
+
+
+if __name__ == "__main__":
+    main()

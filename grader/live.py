@@ -1,0 +1,242 @@
+"""Live grading: the checks of a lab against the server that this machine is.
+
+The site is the real one: systemd's services, the files that a deploy put in place, real ports.
+For the time of the grading the app gets a database, a key and a name of its own, and visitors'
+addresses are put on `lo`; a program with root's rights (`grader.agent`) does that, does what checks
+do to a site, and puts everything back, even when this process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grader.errors import GraderError, NotLive, Place, StartFailed, UsageError
+from grader.lab import LARGEST, Lab
+from grader.machine import File, Machine
+from grader.sandbox import addresses, allow_many_sockets
+from grader.site import Site
+from grader.sites import Sites
+from grader.text import COURSE
+
+UNITS = {"gunicorn": "board.service", "nginx": "nginx.service"}
+DATABASE = "/var/lib/board/course-live.db"  # known to the agent, who removes it
+AUTHORITY = "/etc/letsencrypt/course-root.pem"  # of the certificates that a course server is given
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+ERROR_LOG = "/var/log/nginx/error.log"
+PATIENCE = 200.0  # seconds; systemd may wait for a service that does not stop, more than once
+START_SECONDS = 30.0
+
+WARNING = """\
+Lab {number} is to be graded live, on the server that this machine is. Until the end of it
+  {units} are stopped, broken and started again, as the checks want;
+  visitors see an empty board: what they write to it is lost;
+  the networks 203.0.113.0/24 and 2001:db8::/32 belong to this machine.
+Afterwards all is put back."""
+
+
+def refuse_without_units(lab: Lab) -> None:
+    """See that a lab is about what runs on a server.
+
+    Raises:
+        UsageError: it is not; names what is in the way.
+    """
+    other = next((one for one in lab.run if one not in UNITS), None)
+    if other:
+        raise UsageError(
+            f"lab {lab.number} cannot be graded live: no server has a service for {other}."
+            f" In a box it can:  {COURSE} check {lab.number}"
+        )
+    if not Path("/run/systemd/system").is_dir():
+        raise UsageError("--live grades services of systemd, which does not run this machine")
+
+
+def warning(lab: Lab) -> str:
+    """What a live grading does to the server, for who is asked whether it may."""
+    units = " and ".join(UNITS[one].removesuffix(".service") for one in lab.run)
+    return WARNING.format(number=lab.number, units=units)
+
+
+class LiveServer(Machine):
+    """This machine, as a machine for a site; a program with root's rights does what takes them.
+
+    Raises:
+        UsageError: nobody here may become root.
+        GraderError: the program did not start.
+    """
+
+    def __init__(self) -> None:
+        allow_many_sockets()
+        self._agent: subprocess.Popen[bytes] | None = None
+        super().__init__(self._start(), PATIENCE, "the server")
+        self.refused: list[str] = []
+
+    def _start(self) -> socket.socket:
+        command = [sys.executable, "-P", "-B", "-m", "grader.agent"]
+        if os.geteuid():
+            if not shutil.which("sudo") or subprocess.run(["sudo", "-v"]).returncode:
+                raise UsageError("--live takes root's rights, and sudo does not give them")
+            command = ["sudo", "-n", *command]
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door,
+        ):
+            path = f"{folder}/agent.sock"
+            door.bind(path)
+            door.listen(1)
+            door.settimeout(START_SECONDS)
+            # Not in the terminal's group: after Ctrl-C it has everything to put back.
+            self._agent = subprocess.Popen(
+                [*command, path], stdin=subprocess.DEVNULL, process_group=0
+            )
+            try:
+                control, _ = door.accept()
+            except TimeoutError:
+                self._agent.kill()
+                raise GraderError("the agent of the live grading did not start") from None
+        told = control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", told)[1]:
+            control.close()
+            raise GraderError("the agent of the live grading is not root's")
+        return control
+
+    def begin(self, lab: Lab) -> None:
+        """Prepare the server for a lab's checks."""
+        units = {name: UNITS[name] for name in lab.run}
+        told = self.request("begin", units=units, addresses=addresses())
+        self.refused = told["refused"]
+
+    def sockets(self, family: int = 4, count: int = 1) -> list[socket.socket]:
+        """Make TCP sockets; this process is in the server's network."""
+        if any(":" in one for one in self.refused) and family == 6:
+            raise NotLive("this machine has no IPv6 for visitors to come by")
+        if any(":" not in one for one in self.refused) and family == 4:
+            raise NotLive("this machine does not let visitors have addresses of their own")
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        return [socket.socket(kind, socket.SOCK_STREAM) for _ in range(count)]
+
+    def spawn(self, name: str, argv: Sequence[str], env: dict[str, str], cwd: str = "/") -> int:
+        """Let systemd start a service of the site; returns its process id."""
+        if name not in UNITS:
+            raise NotLive(f"it runs {argv[0]} beside the services")
+        return int(self.request("spawn", name=name, env=env)["pid"])
+
+    def drop_spare(self) -> None:
+        """Nothing is asked for ahead."""
+
+    def close(self) -> None:
+        """Have everything put back.
+
+        Raises:
+            GraderError: something could not be; says what.
+        """
+        try:
+            problems = self.request("end")["problems"]
+        finally:
+            self._control.close()
+            if self._agent:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._agent.wait(PATIENCE)
+        if problems:
+            raise GraderError("\n".join(problems))
+
+
+class LiveSite(Site):
+    """The site that this machine serves, for a lab's checks. It is not started yet.
+
+    Raises:
+        StartFailed: a file of the lab is not on this machine.
+    """
+
+    def __init__(self, lab: Lab, server: LiveServer) -> None:
+        self._describe(lab, [])
+        self.box = server
+        self.files = [deployed(lab, name, server) for name in lab.files]
+        self._name_services(DATABASE, {})
+        if lab.certificates:
+            authority = server.read(AUTHORITY, LARGEST) or server.read(SYSTEM_AUTHORITIES, LARGEST)
+            self.root = (authority or b"").decode("ascii", "ignore")
+        _, self._logged = server.grown(ERROR_LOG, 0)
+
+    def reset(self) -> None:
+        """Undo what a check has done; no service runs afterwards."""
+        self.box.request("reset")
+        for one in self.services.values():
+            one.pid = 0
+
+    def error_log(self) -> str:
+        """The end of what Nginx's error log got since the grading began."""
+        return self.box.grown(ERROR_LOG, self._logged)[0].decode("utf-8", "replace")
+
+
+def deployed(lab: Lab, name: str, server: LiveServer) -> File:
+    """Read a file of a lab as it is on the server."""
+    path = lab.files[name]
+    data = server.read(path, LARGEST)
+    if data is None:
+        note = f"Deploy the lab first: sudo {COURSE} deploy {lab.number}"
+        raise StartFailed("", f"the file {name}, as {path}", "no such file", Place(name), note)
+    return File(path, data)
+
+
+class LiveSites(Sites):
+    """What the checks of a live grading get for sites: one and the same, put back between two."""
+
+    in_turn = True
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        super().__init__(lab, folder)
+        self._server: LiveServer | None = None
+        self._site: LiveSite | None = None
+        self._used = False
+        self._broken = False  # a check may have left it so
+
+    def make(self, *, start: bool = True, **options: Any) -> Site:
+        """The site, as if it were new.
+
+        Raises:
+            NotLive: a check wants it otherwise than it is.
+        """
+        if options:
+            wanted = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            raise NotLive(f"this check needs a site that is made for it, with {wanted}")
+        if self._server is None:
+            self._server = LiveServer()
+            self._server.begin(self.lab)
+        if self._site is None:
+            self._site = LiveSite(self.lab, self._server)
+            self.placed = self._site.files
+        elif self._used:
+            self._site.reset()
+        self._used = True
+        if start:
+            self._site.start()
+        return self._site
+
+    def common(self) -> Site:
+        """The site, for checks that leave it as it is."""
+        if self._broken and self.shared:
+            self._broken = False
+            self.make()
+        return super().common()
+
+    def files(self) -> list[File]:
+        """The files that the server serves with."""
+        return self._site.files if self._site else []
+
+    def close(self, sites: list[Site] | None = None) -> None:
+        """After a check that had the site for itself, remember it; at the end, put all back."""
+        if sites:
+            self._broken = True
+        if sites is None and self._server:
+            server, self._server = self._server, None
+            server.close()
