@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grader.errors import CourseError, GraderError, UsageError
+from grader.errors import CourseError, DeployFailed, GraderError, UsageError
 
 if TYPE_CHECKING:
     from grader.lab import Lab
@@ -279,6 +279,66 @@ def report(number: str, solution: bool, submission: str | None, shape: str) -> N
     sys.exit(1 if "failed" in verdicts else 3 if "inconclusive" in verdicts else 0)
 
 
+@main.command("deploy")
+@NUMBER
+@click.option("--solution", is_flag=True, help="Deploy the course's own solution.")
+@click.option("--submission", type=click.Path(), help="Deploy the files of this folder.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--force", is_flag=True, help="Also on a machine that looks like no course server.")
+@click.option("--yes", is_flag=True, help="Do not ask before replacing what no deploy wrote.")
+def deploy_lab(
+    number: str, solution: bool, submission: str | None, dry_run: bool, force: bool, yes: bool
+) -> None:
+    """Put the files of lab NUMBER on this server, checked first; rolls back what does not work."""
+    from grader import deploy
+
+    lab, folder = lab_and_folder(number, solution, submission)
+    lacks = deploy.looks_like_course_server()
+    if lacks and not force:
+        raise UsageError(f"this is no server of the course: {lacks}. To deploy anyway: --force")
+    if dry_run:
+        for step in deploy.plan(lab, folder):
+            click.echo(deploy.as_text(step))
+        return
+    with deploy.alone():
+        broken = deploy.settle()
+        if broken:
+            click.echo(f"A deploy of lab {broken} had broken off: it was taken back.")
+        steps = deploy.plan(lab, folder)
+        for step in steps:
+            click.echo(deploy.as_text(step))
+        if any(step.what == "foreign" for step in steps) and not yes:
+            click.confirm("Go on?", abort=True)
+        if all(step.what == "same" for step in steps):
+            click.echo("Nothing to do.")
+            return
+        deploy.check_first(lab, steps)
+        deploy.deploy(lab, folder, steps)
+    click.echo(f"Lab {lab.number} is deployed, and the site answers.")
+
+
+@main.command("undeploy")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def undeploy_lab(yes: bool) -> None:
+    """Take the last deploy back: what was there before comes back."""
+    from grader import deploy
+
+    with deploy.alone():
+        broken = deploy.settle()
+        if broken:
+            click.echo(f"The deploy of lab {broken}, which had broken off, was taken back.")
+            return
+        deploys = deploy.history()
+        if not deploys:
+            raise UsageError("nothing is deployed")
+        for path in deploy.changed_since(deploys[-1]):
+            click.echo(f"{path} was changed since; a copy is kept")
+        if not yes:
+            click.confirm(f"Take back the deploy of lab {deploys[-1].lab}?", abort=True)
+        kept = deploy.undeploy()
+    click.echo("Done. The site answers." + (f" Your changes are in {kept}" if kept else ""))
+
+
 @main.command()
 @click.argument("kind", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(kind: str) -> None:
@@ -322,7 +382,8 @@ def run() -> None:
         main(standalone_mode=True, prog_name="course")
     except CourseError as error:
         click.echo(f"course: {error}", err=True)
-        sys.exit(3 if isinstance(error, GraderError) else 2)
+        code = 1 if isinstance(error, DeployFailed) else 2
+        sys.exit(3 if isinstance(error, GraderError) else code)
     except OSError as error:
         if error.filename is None:
             raise

@@ -49,6 +49,7 @@ class Undo:
         units: systemd's unit of each service.
         active: of these, those that ran.
         addresses: what `ip` was told to add.
+        kernel: settings of the kernel, as they were.
         kept: the paths that were written to.
         folders: those that were made.
     """
@@ -56,6 +57,7 @@ class Undo:
     units: dict[str, str] = field(default_factory=dict)
     active: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    kernel: dict[str, str] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
 
@@ -114,8 +116,8 @@ def find_unit(one: init.Process, _found: dict[int, init.Process]) -> str | None:
 def do_begin(message: init.Message) -> init.Reply:
     """Get ready: the app's own environment for the grading, logs in files, visitors' addresses.
 
-    Replies with `left`, whether an earlier grading had left something, and `refused`, the
-    addresses that this machine would not have.
+    Replies with `left`, whether an earlier grading had left something, `refused`, the addresses
+    that this machine would not have, and `set`, whether the kernel's settings are as asked.
     """
     global undo
     left = HOME.exists()
@@ -140,7 +142,8 @@ def do_begin(message: init.Message) -> init.Reply:
         lines += [f"StandardError=append:{HOME}/{name}.stderr"]
         (folder / DROP_IN).write_text("\n".join([*lines, ""]))
     systemctl("daemon-reload")
-    return {"left": left, "refused": add_addresses(message["addresses"])}
+    refused = add_addresses(message["addresses"])
+    return {"left": left, "refused": refused, "set": set_kernel(message["kernel"])}
 
 
 def read_undo() -> Undo:
@@ -172,6 +175,18 @@ def add_addresses(commands: list[str]) -> list[str]:
     return refused
 
 
+def set_kernel(settings: dict[str, str]) -> bool:
+    """Change settings of the kernel (names as sysctl's, with /), if all of them may be changed."""
+    before = {name: Path("/proc/sys", name).read_text().strip() for name in settings}
+    undo.kernel = before
+    undo.save()
+    try:
+        init.set_kernel(settings)
+    except OSError:
+        return False
+    return True
+
+
 def do_end(_message: init.Message) -> init.Reply:
     """Put everything back; replies with `problems`, what could not be."""
     problems: list[str] = []
@@ -192,6 +207,8 @@ def do_end(_message: init.Message) -> init.Reply:
                 systemctl("start", one, check=False)
             if not is_active(unit):
                 problems.append(f"{unit} does not start again: see  journalctl -u {unit}")
+    with contextlib.suppress(OSError):
+        init.set_kernel(undo.kernel)
     for command in undo.addresses:
         gone = command.replace(" add ", " del ").replace(" nodad", "")
         subprocess.run(["ip", *gone.split()], capture_output=True)
@@ -210,9 +227,9 @@ def do_reset(_message: init.Message) -> init.Reply:
 
 
 def remove_database() -> None:
-    """Remove the database of the grading, and what SQLite lays beside it."""
-    for tail in ("", "-wal", "-shm", "-journal"):
-        Path(DATABASE + tail).unlink(missing_ok=True)
+    """Remove the database of the grading, and what SQLite and the app lay beside it."""
+    for one in Path(DATABASE).parent.glob(f"{Path(DATABASE).name}*"):
+        one.unlink(missing_ok=True)
 
 
 # --- services -----------------------------------------------------------------------------------
@@ -353,6 +370,12 @@ def do_link(message: init.Message) -> init.Reply:
     return init.do_link(message)
 
 
+def do_remove(message: init.Message) -> init.Reply:
+    """Remove a file; it is put back."""
+    keep(message["path"])
+    return init.do_remove(message)
+
+
 def do_read(message: init.Message) -> init.Reply:
     """Return the end of a file; here a link, as in sites-enabled, is followed."""
     return init.do_read({**message, "path": os.path.realpath(message["path"])})
@@ -370,7 +393,10 @@ def do_log(message: init.Message) -> init.Reply:
 
 
 COMMANDS = {
-    **{name: init.COMMANDS[name] for name in ("processes", "listeners", "connections", "unix")},
+    **{
+        name: init.COMMANDS[name]
+        for name in ("processes", "listeners", "connections", "unix", "size")
+    },
     **{name[3:]: value for name, value in globals().items() if name.startswith("do_")},
 }
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from grader.checks import Check
-from grader.errors import GraderError, Mismatch, Place, StartFailed
+from grader.errors import GraderError, Mismatch, NotLive, Place, StartFailed
 from grader.lab import Lab
 from grader.machine import File
 from grader.sandbox import ZONE
@@ -264,7 +264,12 @@ def render(
     if verdict == "inconclusive":
         text = str(error) if isinstance(error, GraderError) else f"{type(error).__name__}: {error}"
         lines += row("grader", clean(text))
-        lines += row("note", NOT_YOURS)
+        if isinstance(error, NotLive):
+            lines += row(
+                "by hand", f"{COURSE} check {lab.number} -k {check.name.replace('-', '_')}"
+            )
+        else:
+            lines += row("note", NOT_YOURS)
         return "\n".join(lines)
     assert error is not None
     seen = seen_in(error)

@@ -28,7 +28,7 @@ from typing import Literal
 from grader.errors import GraderError, StartFailed
 from grader.lab import LABS, STATE, all_labs, odd_encoding, read_file
 from grader.sandbox import PROGRAMS, WAYS_OUT, Box, find_program, search_path
-from grader.text import clean
+from grader.text import COURSE, clean
 
 State = Literal["ok", "missing", "warning"]
 
@@ -457,7 +457,7 @@ def learner_file(folder: Path, name: str) -> Finding | None:
     except StartFailed as failed:
         way = "put the file itself there, as plain text"
         if not (folder / name).is_symlink() and length(folder / name) == 0:
-            way = f"git checkout -- {shown}"  # nothing of the learner's is lost
+            way = f"{COURSE} reset {folder.name} {name}"  # nothing of the learner's is lost
         return Finding(shown, "warning", shareable(failed.got), way, GRADING)
     odd = odd_encoding(data)
     if not odd:

@@ -5,6 +5,7 @@ CourseError                  anything below; its text is meant for a person
 ├── GraderError              the grader's own fault, or the machine's: inconclusive (exit code 3)
 │   ├── NotAllowed           the machine forbids what the sandbox needs; says the way out
 │   └── NotLive              a check that cannot be made on a server that runs; says why
+├── DeployFailed             files that a server is better off without            (exit code 1)
 ├── StartFailed              a file of the learner's that does not start: one card
 └── Mismatch                 a check saw something else than it expected (also an AssertionError)
 """
@@ -33,6 +34,10 @@ class NotAllowed(GraderError):
 
 class NotLive(GraderError):
     """A check cannot be made on a server that runs already."""
+
+
+class DeployFailed(CourseError):
+    """The files of a deploy are not good enough: the server is as it was."""
 
 
 @dataclass(frozen=True)

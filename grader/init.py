@@ -544,6 +544,24 @@ def do_link(message: Message) -> Reply:
     return {}
 
 
+def do_remove(message: Message) -> Reply:
+    """Remove a file, if it is there, while the site runs."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(message["path"])
+    return {}
+
+
+def do_size(message: Message) -> Reply:
+    """Add up the files below a folder: how many, and how many bytes."""
+    count = total = 0
+    for folder, _, names in os.walk(message["path"]):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # it went away meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+                count += 1
+    return {"files": count, "bytes": total}
+
+
 def do_sockets(message: Message) -> tuple[Reply, list[socket.socket]]:
     """Make sockets that belong to the box's network; the grader binds and connects them."""
     family = socket.AF_INET6 if message["family"] == 6 else socket.AF_INET

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grader.errors import Place, StartFailed, UsageError
 from grader.machine import File
+from grader.text import COURSE
 
 LABS = Path(__file__).resolve().parent.parent / "labs"
 SOLUTIONS = LABS.parent / "solutions"
@@ -33,6 +34,7 @@ class Lab:
         run: the services, in the order of their start.
         visit: where visitors knock: "host:port", or "unix:/path"; the first that listens.
         certificates: whether the box has what certbot leaves on a server.
+        hosts: services that run the app on an address of their own, with that address.
     """
 
     number: str
@@ -44,6 +46,7 @@ class Lab:
     run: tuple[str, ...]
     visit: tuple[str, ...]
     certificates: bool = False
+    hosts: dict[str, str] = field(default_factory=dict)
 
     def learner_names(self, text: str) -> str:
         """Put the learner's own file names where a message has the box's paths."""
@@ -75,6 +78,7 @@ def load_lab(folder: Path) -> Lab:
             run=tuple(services["run"]),
             visit=tuple(services["visit"]),
             certificates=bool(services.get("certificates", False)),
+            hosts=dict(services.get("hosts", {})),
         )
     except FileNotFoundError:
         raise UsageError(f"{folder} is not a lab folder: it has no lab.toml") from None
@@ -122,7 +126,7 @@ def read_submission(lab: Lab, folder: Path) -> list[File]:
         StartFailed: one is missing, empty, too large, not a file, or a link that leads out of the
             folder.
     """
-    return [File(path, read_file(folder, name)) for name, path in lab.files.items()]
+    return [File(path, read_file(folder, name, lab.number)) for name, path in lab.files.items()]
 
 
 def read_solution(lab: Lab, *changes: tuple[str, str, str]) -> list[File]:
@@ -143,8 +147,8 @@ def read_solution(lab: Lab, *changes: tuple[str, str, str]) -> list[File]:
     return files
 
 
-def read_file(folder: Path, name: str) -> bytes:
-    """Read one file of the learner's; see `read_submission`."""
+def read_file(folder: Path, name: str, number: str = "NN") -> bytes:
+    """Read one file of the learner's, of the lab of a number; see `read_submission`."""
     wanted = f"the file {name} in {folder.name}/"
 
     def refuse(got: str, note: str = "") -> StartFailed:
@@ -163,7 +167,7 @@ def read_file(folder: Path, name: str) -> bytes:
         fd = os.open(root / name, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         raise refuse(
-            "no such file", f"Bring it back, for example with: git checkout -- {name}"
+            "no such file", f"Bring it back as it was given: {COURSE} reset {number} {name}"
         ) from None
     except OSError as error:
         raise refuse(error.strerror or str(error)) from None

@@ -23,7 +23,7 @@ from typing import Any
 from grader.errors import GraderError, NotLive, Place, StartFailed, UsageError
 from grader.lab import LARGEST, Lab
 from grader.machine import File, Machine
-from grader.sandbox import addresses, allow_many_sockets
+from grader.sandbox import TCP_BUFFERS, addresses, allow_many_sockets
 from grader.site import Site
 from grader.sites import Sites
 from grader.text import COURSE
@@ -40,7 +40,8 @@ WARNING = """\
 Lab {number} is to be graded live, on the server that this machine is. Until the end of it
   {units} are stopped, broken and started again, as the checks want;
   visitors see an empty board: what they write to it is lost;
-  the networks 203.0.113.0/24 and 2001:db8::/32 belong to this machine.
+  the networks 203.0.113.0/24 and 2001:db8::/32 belong to this machine;
+  its TCP buffers are small.
 Afterwards all is put back."""
 
 
@@ -74,11 +75,14 @@ class LiveServer(Machine):
         GraderError: the program did not start.
     """
 
+    real = True
+
     def __init__(self) -> None:
         allow_many_sockets()
         self._agent: subprocess.Popen[bytes] | None = None
         super().__init__(self._start(), PATIENCE, "the server")
         self.refused: list[str] = []
+        self.small_buffers = False
 
     def _start(self) -> socket.socket:
         command = [sys.executable, "-P", "-B", "-m", "grader.agent"]
@@ -112,8 +116,9 @@ class LiveServer(Machine):
     def begin(self, lab: Lab) -> None:
         """Prepare the server for a lab's checks."""
         units = {name: UNITS[name] for name in lab.run}
-        told = self.request("begin", units=units, addresses=addresses())
+        told = self.request("begin", units=units, addresses=addresses(), kernel=TCP_BUFFERS)
         self.refused = told["refused"]
+        self.small_buffers = bool(told["set"])
 
     def sockets(self, family: int = 4, count: int = 1) -> list[socket.socket]:
         """Make TCP sockets; this process is in the server's network."""
@@ -160,16 +165,38 @@ class LiveSite(Site):
     def __init__(self, lab: Lab, server: LiveServer) -> None:
         self._describe(lab, [])
         self.box = server
+        self.small_buffers = server.small_buffers
         self.files = [deployed(lab, name, server) for name in lab.files]
         self._name_services(DATABASE, {})
-        if lab.certificates:
-            authority = server.read(AUTHORITY, LARGEST) or server.read(SYSTEM_AUTHORITIES, LARGEST)
-            self.root = (authority or b"").decode("ascii", "ignore")
+        self._own_root = (server.read(AUTHORITY, LARGEST) or b"").decode("ascii", "ignore")
+        self._trust()
         _, self._logged = server.grown(ERROR_LOG, 0)
+
+    def _trust(self) -> None:
+        """Trust who a visitor trusts: the authority of a course server, or all that are known."""
+        self.root = self._own_root
+        if self.lab.certificates and not self.root:
+            known = self.box.read(SYSTEM_AUTHORITIES, LARGEST) or b""
+            self.root = known.decode("ascii", "ignore")
+
+    def change_certificates(self, key_type: str) -> None:
+        """Put other certificates in the place of the course's own, until the next reset.
+
+        Raises:
+            NotLive: the server has real ones, which are nobody's to touch.
+        """
+        from grader.certificates import make_certificates
+
+        if not self._own_root:
+            raise NotLive(f"this check needs certificates with {key_type} keys")
+        made = make_certificates(key_type)
+        self.box.write(*made.files)
+        self.root = made.root
 
     def reset(self) -> None:
         """Undo what a check has done; no service runs afterwards."""
         self.box.request("reset")
+        self._trust()
         for one in self.services.values():
             one.pid = 0
 
@@ -206,6 +233,7 @@ class LiveSites(Sites):
         Raises:
             NotLive: a check wants it otherwise than it is.
         """
+        key_type = options.pop("key_type", "")
         if options:
             wanted = ", ".join(f"{name}={value!r}" for name, value in options.items())
             raise NotLive(f"this check needs a site that is made for it, with {wanted}")
@@ -218,6 +246,8 @@ class LiveSites(Sites):
         elif self._used:
             self._site.reset()
         self._used = True
+        if key_type:
+            self._site.change_certificates(key_type)
         if start:
             self._site.start()
         return self._site

@@ -44,7 +44,13 @@ class Machine(ABC):
         control: the socket to the program that answers.
         patience: seconds that it may take to answer.
         name: what messages call the machine.
+
+    Attributes:
+        real: whether it is a server, where programs run as the users that its administrator chose;
+            in a box they all run as one.
     """
+
+    real = False
 
     def __init__(self, control: socket.socket, patience: float, name: str) -> None:
         self._lock = threading.Lock()
@@ -150,6 +156,15 @@ class Machine(ABC):
     def write(self, *files: File) -> None:
         """Place files in the running machine."""
         self.request("write", files=[one.packed() for one in files])
+
+    def size(self, folder: str) -> tuple[int, int]:
+        """Tell how many files lie below a folder of the running machine, and their bytes."""
+        told = self.request("size", path=folder)
+        return told["files"], told["bytes"]
+
+    def remove(self, path: str) -> None:
+        """Remove a file of the running machine, if it is there."""
+        self.request("remove", path=path)
 
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link at a path of the running machine."""

@@ -221,6 +221,7 @@ class Grading:
         self.verdicts: dict[tuple[Path, str], str] = {}
         self.results: list[Result] = []
         self.current: Path | None = None
+        self.problem = ""  # when the sites were ended
 
     # --- collecting
 
@@ -398,9 +399,12 @@ class Grading:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """End all boxes; say with the exit code whose fault a failure is."""
         for sites in self.sites.values():
-            sites.close()
+            try:
+                sites.close()
+            except GraderError as error:
+                self.problem = str(error)
         verdicts = [one.verdict for one in self.results]
-        if "inconclusive" in verdicts and "failed" not in verdicts:
+        if ("inconclusive" in verdicts and "failed" not in verdicts) or self.problem:
             session.exitstatus = 3
         if is_worker(self.config):
             return
@@ -410,6 +414,11 @@ class Grading:
             told = [one.as_dict() for one in self.results]
             text = json.dumps({"results": told}, indent=1, ensure_ascii=False)
             Path(wanted).write_text(text, encoding="utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say what could not be put back."""
+        if self.problem:
+            terminalreporter.write_line(f"\nThe server is not as it was:\n{self.problem}", red=True)
 
     def own_labs(self) -> set[str]:
         """The labs that were graded with the learner's own files: these gradings are progress."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,10 @@ def keep(results: Sequence[Result]) -> None:
                 told.setdefault(one.lab, {})[one.check] = verdict
             new = PROGRESS.with_name("progress.new")
             new.write_text(json.dumps(told, indent=1))
+            if not os.geteuid():  # under sudo, in a folder whose owner will want to go on
+                owner = PROGRESS.parent.stat()
+                for path in (lock.name, str(new)):
+                    os.chown(path, owner.st_uid, owner.st_gid)
             new.replace(PROGRESS)  # at once, so that a reader never sees half of it
 
 

@@ -23,6 +23,7 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
         # Side by side, the lines of several labs would mix: then they wait for the end.
         self.wait = config.getoption("dist", "no") != "no"
         self.whose = whose_files(config)
+        self.said_last = ""  # what the blocked check before this one needs
 
     @property
     def showheader(self) -> bool:
@@ -67,9 +68,19 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
         """Print a check's line or card."""
         colour = COLOURS.get(result.verdict, {"yellow": True})
         head, _, rest = result.card.partition("\n")
+        if result.verdict == "blocked":
+            # Where nothing starts, all is blocked by the same: said once.
+            rest = "" if rest == self.said_last else rest
+            self.said_last = rest or self.said_last
+        else:
+            self.said_last = ""
         self.write_line(head, **colour)
         if rest:
             self.write_line(f"{rest}\n")
+
+    def _report_keyboardinterrupt(self) -> None:
+        """Say in a line that the user has ended it."""
+        self.write_line("\nStopped: what is missing above was not checked.", yellow=True)
 
     def summary_warnings(self) -> None:
         """Print no warnings: they are about the checks, not about the learner's files."""
@@ -85,6 +96,8 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
 
     def summary_stats(self) -> None:
         """Print one line for each lab, and what to do next."""
+        if not self.results and not self.stats:
+            self.write_line(f"No check was run: none is called so. Their names: {COURSE} hint NN")
         for lab, results in sorted(self.results.items()):
             if self.wait:
                 self.show_title(lab)

@@ -6,6 +6,7 @@ Only those are kept here that the lab is about; the others are given as the solu
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import tempfile
 import time
@@ -31,6 +32,7 @@ def wanted_files(lab: Lab, name: str | None) -> list[str]:
     """
     if name is None:
         return list(lab.files)
+    name = os.path.normpath(name)  # ./nginx.conf, as a shell completes it
     if name not in lab.files:
         raise UsageError(f"lab {lab.number} has no file {name!r}; it has {', '.join(lab.files)}")
     return [name]

@@ -25,7 +25,6 @@ from watchfiles import watch as changes
 
 from grader.errors import CourseError
 from grader.lab import Lab, read_submission
-from grader.services import PROGRAMS
 from grader.site import Site
 from grader.sites import STARTED
 from grader.status import next_lab, state
@@ -144,7 +143,7 @@ class Spare:
             files = read_submission(self.lab, self.lab.folder)
             self.site = Site(self.lab, files, start=False, wall=WALL)
             for name in self.lab.run:
-                if PROGRAMS[name].app:
+                if self.site.service(name).program.app:
                     self.site.service(name).spawn()
 
     def take(self) -> Site | None:

@@ -463,7 +463,7 @@ def test_a_file_that_is_gone_or_a_link(tmp_path: Path) -> None:
     folder.mkdir()
     told = doctor.learner_file(folder, "wsgi.py")
     assert told
-    assert (told.found, told.repair) == ("no such file", "git checkout -- labs/03/wsgi.py")
+    assert (told.found, told.repair) == ("no such file", "course reset 03 wsgi.py")
     (folder / "wsgi.py").symlink_to("/etc/passwd")
     told = doctor.learner_file(folder, "wsgi.py")
     assert told

@@ -9,7 +9,7 @@ import requests
 
 from grader.board import plain, told_by, whoami
 from grader.checks import by_hand, look_at, needs, points
-from grader.errors import Mismatch
+from grader.errors import Mismatch, NotLive
 
 SLOW_CLIENTS = 50
 NORMAL_VISITORS = 25
@@ -119,7 +119,7 @@ def test_visitor_address_v6(site):
 
 
 @points(2)
-@look_at("nginx.conf", "Host", "proxy_pass")
+@look_at("nginx.conf", "proxy_set_header Host", "proxy_pass")
 def test_host(site):
     """The app sees the host that the visitor asked for
 
@@ -137,7 +137,7 @@ def test_host(site):
 
 @points(1)
 @needs(test_host)
-@look_at("nginx.conf", "proxy_set_header Host", "Host")
+@look_at("nginx.conf", "proxy_set_header Host", "proxy_pass")
 def test_port(site):
     """The app sees the port that the visitor asked for
 
@@ -426,6 +426,8 @@ def test_slow_readers(site):
     Nginx takes the app's page at full speed and hands it out as slowly as each visitor reads. So
     the app is free after milliseconds.
     """
+    if not site.small_buffers:
+        raise NotLive("this machine's kernel swallows a whole page for a slow reader")
     ask = f"GET /big?kb={BIG_KB} HTTP/1.1\r\nHost: board.example\r\n\r\n".encode()
     nobody_waits(site, ask, "visitors who have not read their page yet", receive_buffer=4096)
 
