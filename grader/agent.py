@@ -243,21 +243,29 @@ def do_spawn(message: init.Message) -> init.Reply:
     known = HOME / f"{name}.env"
     changed = known.read_text() != environment
     known.write_text(environment)
+    if changed:
+        systemctl("stop", unit, check=False)
     systemctl("reset-failed", unit, check=False)
-    systemctl("restart" if changed else "start", "--no-block", unit)
-    seen = wait_for_start(unit)
+    before = show(unit)["InvocationID"]
+    systemctl("start", "--no-block", unit)
+    seen = wait_for_start(unit, before)
     started[name] = seen["InvocationID"]
     return {"pid": int(seen["MainPID"])}
 
 
-def wait_for_start(unit: str) -> dict[str, str]:
-    """Wait until a unit has its first process, or systemd has given it up."""
+def wait_for_start(unit: str, before: str) -> dict[str, str]:
+    """Wait until a unit has the first process of a new start, or systemd has nothing to do for it.
+
+    Args:
+        unit: it has been told to start.
+        before: systemd's name of the start before this one.
+    """
     end = time.monotonic() + START_SECONDS
     while True:
         seen = show(unit)
         waiting = seen.get("Job", "0") not in ("", "0")
-        old = seen["ActiveState"] == "deactivating"
-        if (seen["MainPID"] != "0" and not old) or not waiting or time.monotonic() > end:
+        new = seen["InvocationID"] != before and seen["MainPID"] != "0"
+        if new or not waiting or time.monotonic() > end:
             return seen
         time.sleep(0.01)
 
@@ -303,6 +311,12 @@ def do_signal(message: init.Message) -> init.Reply:
     for pid in targets:
         init.send(pid, number)
     return {"sent": targets}
+
+
+def do_processes(message: init.Message) -> init.Reply:
+    """List the processes of the services: a server has many others."""
+    found = init.do_processes(message)["processes"]
+    return {"processes": [one for one in found if one["service"]]}
 
 
 def thaw() -> None:
@@ -393,10 +407,7 @@ def do_log(message: init.Message) -> init.Reply:
 
 
 COMMANDS = {
-    **{
-        name: init.COMMANDS[name]
-        for name in ("processes", "listeners", "connections", "unix", "size")
-    },
+    **{name: init.COMMANDS[name] for name in ("listeners", "connections", "unix", "size")},
     **{name[3:]: value for name, value in globals().items() if name.startswith("do_")},
 }
 

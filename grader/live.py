@@ -80,7 +80,9 @@ class LiveServer(Machine):
     def __init__(self) -> None:
         allow_many_sockets()
         self._agent: subprocess.Popen[bytes] | None = None
-        super().__init__(self._start(), PATIENCE, "the server")
+        super().__init__(
+            self._start(), PATIENCE, "the server", "the agent of the live grading ended"
+        )
         self.refused: list[str] = []
         self.small_buffers = False
 

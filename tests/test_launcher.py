@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 CLONE = "/home/learner/my course"
 REAL_TOOLS = """
-sh cat cp env flock grep ln mkdir mv readlink rm sed sha256sum tail touch uname
+sh cat chown cp env flock grep ln mkdir mv readlink rm sed sha256sum tail touch uname
 """
 
 # Every fake starts with this: one line for each call, in the order of the calls.
@@ -478,6 +478,49 @@ def test_an_environment_whose_python_vanished_is_made_again(machine: Machine) ->
     assert made_venv(machine.calls())
 
 
+# --- an environment elsewhere -------------------------------------------------------------------
+
+ELSEWHERE = {"COURSE_VENV": "/log/apart/venv", "COURSE_STATE": "/log/apart"}
+
+
+def test_environment_and_memory_may_be_elsewhere(machine: Machine) -> None:
+    """A folder that is shared with a virtual machine's host can hold neither links nor locks."""
+    done = machine.run("list", **ELSEWHERE)
+    assert done.returncode == 7
+    assert "making /log/apart/venv with" in done.stderr
+    apart = machine.folder / "log/apart"
+    assert (apart / "venv/bin/python").is_symlink()
+    assert {"lock", "setup.log"} < {path.name for path in apart.iterdir()}
+    made = {path.name for path in machine.clone.iterdir()}
+    assert not made & {".venv", ".course"}
+    again = machine.run("list", **ELSEWHERE)
+    assert (again.returncode, again.stderr) == (7, "")
+
+
+def test_an_environment_elsewhere_is_made_for_its_own_path(machine: Machine) -> None:
+    """Moved, it is made again."""
+    machine.run("list", **ELSEWHERE)
+    (machine.folder / "log/apart").rename(machine.folder / "log/moved")
+    moved = {"COURSE_VENV": "/log/moved/venv", "COURSE_STATE": "/log/moved"}
+    done = machine.run("list", **moved)
+    assert "/log/moved/venv is half-made, or made for another path" in done.stderr
+    assert machine.run("list", **moved).stderr == ""
+
+
+def test_a_failure_elsewhere_names_the_log_there(machine: Machine) -> None:
+    """What is printed is where to look."""
+    done = machine.run("list", PIP_FAILS="yes", **ELSEWHERE)
+    assert "All of its output: /log/apart/setup.log" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["COURSE_VENV", "COURSE_STATE"])
+def test_elsewhere_is_a_whole_path(machine: Machine, name: str) -> None:
+    """Another folder for each place that the command is given at would be no memory."""
+    done = machine.run("list", **{name: "apart"})
+    assert done.returncode == 3
+    assert "must begin with /; this does not: apart" in done.stderr
+
+
 # --- when it goes wrong ------------------------------------------------------------------------
 
 
@@ -565,7 +608,7 @@ def test_course_test_lints_then_runs_all_tests(used: Machine) -> None:
     done = used.run("test")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "== 3 passed =="
-    calls = used.calls()
+    calls = [call for call in used.calls() if not call.startswith("id ")]
     *first, packages, tools = calls[:-5]
     assert packages.endswith("recommends wrk nghttp2-client chromium")
     assert f"-c {CLONE}/requirements.txt -r {CLONE}/requirements-dev.txt" in tools
@@ -696,16 +739,35 @@ def test_no_package_is_pinned_twice() -> None:
     assert not pins("requirements.txt").keys() & pins("requirements-dev.txt").keys()
 
 
-@pytest.mark.parametrize("name", ["course", ".ci/run"])
-def test_the_shell_scripts_are_clean(name: str) -> None:
-    """POSIX sh without what shellcheck warns of."""
+def is_shell(path: Path) -> bool:
+    """Whether a file is a script of a shell, by its name or its first line."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    first = path.read_bytes()[:32].partition(b"\n")[0]
+    return path.suffix == ".sh" or bool(re.fullmatch(rb"#!/bin/(ba)?sh", first))
+
+
+PLACES = (".", ".ci", "docs/diagrams", "tests/bench", "tests/vm", "vagrant", "vagrant/provision")
+SCRIPTS = [path for place in PLACES for path in sorted((ROOT / place).glob("*")) if is_shell(path)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_shell_scripts_are_clean(script: Path) -> None:
+    """Without what shellcheck warns of; POSIX sh where the first line says so."""
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shellcheck = shutil.which("shellcheck", path=search)
     if shellcheck is None:
         pytest.skip("shellcheck is not installed: ./course test installs it")
-    subprocess.run([shellcheck, ROOT / name], check=True)
-    assert (ROOT / name).read_text().startswith("#!/bin/sh\n")
-    assert (ROOT / name).stat().st_mode & stat.S_IXUSR
+    subprocess.run([shellcheck, "--external-sources", script], check=True, cwd=ROOT)
+
+
+def test_the_launcher_is_posix_and_the_provisioning_stops_at_an_error() -> None:
+    """A script that goes on after a failure leaves a server half-made."""
+    for name in ("course", ".ci/run"):
+        assert (ROOT / name).read_text().startswith("#!/bin/sh\n")
+        assert (ROOT / name).stat().st_mode & stat.S_IXUSR
+    for script in sorted((ROOT / "vagrant" / "provision").glob("*.sh")):
+        assert "\nset -euo pipefail\n" in script.read_text(), script.name
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import answers, expectation, lay_out
-from container import Container, missing
+from container import APART, CLONE, Container, missing
 from container import server as booted_server
 from server import course, grade_live, place_submission
 
@@ -140,8 +140,8 @@ def test_what_no_deploy_wrote_is_named_and_kept(server: Container) -> None:
     deploy(server, "03")
     server.sh(f"echo '# by hand' >>{SITE}")
     by_hand = server.sh(f"cat {SITE}")
-    done = server.run(["sh", "-c", "exec /home/vagrant/course/course deploy 04 --solution"],
-                      env={"COURSE_VENV": "/home/vagrant/.course/venv"}, check=False)  # fmt: skip
+    command = [f"{CLONE}/course", "deploy", "04", "--solution"]
+    done = server.run(command, env=APART, check=False)
     assert done.returncode != 0 and "no deploy wrote it" in done.stdout, done.stdout
     assert server.sh(f"cat {SITE}") == by_hand
     assert "no deploy wrote it; a copy is kept" in deploy(server, "04")
@@ -187,9 +187,9 @@ def test_a_live_grading_that_is_killed_leaves_nothing(server: Container, victim:
     deploy(server, "02")
     before = server.sh(STATE)
     server.sh(
-        f"systemd-run --quiet --collect --unit=grading-{victim} --setenv=COURSE_VENV=/home/vagrant/.course/venv"
-        " --setenv=COURSE_STATE=/run/course-state -p KillMode=process"
-        " /home/vagrant/course/course check 02 --live --yes"
+        f"systemd-run --quiet --collect --unit=grading-{victim} -p KillMode=process"
+        f" --setenv=COURSE_VENV={APART['COURSE_VENV']} --setenv=COURSE_STATE=/run/course-state"
+        f" {CLONE}/course check 02 --live --yes"
     )
     find = {
         "grader": "$(systemctl show grading-grader -p MainPID --value)",
