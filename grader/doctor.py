@@ -94,7 +94,8 @@ CONTAINER_WAY = "start the container with --security-opt seccomp=unconfined, or 
 TRY_AGAIN = "run ./course doctor again; if it stays so, report it with all of this text"
 UNKNOWN_WAY = "docs/guides/troubleshooting.md, under Namespaces are forbidden, names the ways out"
 
-BRING_BACK = "rm -rf .venv && ./course doctor"
+VENV = os.environ.get("COURSE_VENV") or ".venv"
+BRING_BACK = f"rm -rf {VENV} && ./course doctor"
 ENCODINGS = {
     b"\xff\xfe": "iconv -f UTF-16 -t UTF-8 {0} > {0}.new && mv {0}.new {0}",
     b"\xfe\xff": "iconv -f UTF-16 -t UTF-8 {0} > {0}.new && mv {0}.new {0}",

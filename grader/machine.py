@@ -44,6 +44,7 @@ class Machine(ABC):
         control: the socket to the program that answers.
         patience: seconds that it may take to answer.
         name: what messages call the machine.
+        over: what they say when it has ended.
 
     Attributes:
         real: whether it is a server, where programs run as the users that its administrator chose;
@@ -52,11 +53,11 @@ class Machine(ABC):
 
     real = False
 
-    def __init__(self, control: socket.socket, patience: float, name: str) -> None:
+    def __init__(self, control: socket.socket, patience: float, name: str, over: str) -> None:
         self._lock = threading.Lock()
         self._control = control
         self._control.settimeout(patience)
-        self._name = name
+        self._name, self._over = name, over
         self.pid = 0  # of a process in its namespaces; 0 for those of the grader itself
 
     def request(self, do: str, **message: Any) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class Machine(ABC):
                     f"{self._name} does not answer: {error}{self._last_words()}"
                 ) from None
             if not first:
-                raise GraderError(f"{self._name} ended{self._last_words()}")
+                raise GraderError(f"{self._over}{self._last_words()}")
         if "error" in answer:
             raise GraderError(f"{self._name} could not do `{do}`: {answer['error']}")
         if len(fds) < descriptors and "errno" not in answer:

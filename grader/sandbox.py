@@ -258,7 +258,7 @@ class Box(Machine):
         small_buffers: bool = True,
     ) -> None:
         control, inside = socket.socketpair()
-        super().__init__(control, PATIENCE, "the box")
+        super().__init__(control, PATIENCE, "the box", "the box ended")
         self._bwrap: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._said: str | None = None

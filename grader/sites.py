@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from grader.site import Site
 
 # Sites whose app was started before pytest was, by their lab's folder (`course watch` does this).
 STARTED: dict[Path, Site] = {}
+# More sites that start at once than there are cores would only all be late.
+TURNS = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
 
 
 class Sites:
@@ -39,11 +42,12 @@ class Sites:
 
     def make(self, *, start: bool = True, **options: Any) -> Site:
         """Start a site in a box of its own; options as for Site."""
-        self.placed = self.files()
-        site = Site(self.lab, self.placed, start=False, **options)
-        self._keep(site)
-        if start:
-            site.start()
+        with TURNS:
+            self.placed = self.files()
+            site = Site(self.lab, self.placed, start=False, **options)
+            self._keep(site)
+            if start:
+                site.start()
         return site
 
     def _keep(self, site: Site) -> None:

@@ -93,6 +93,8 @@ MASKS = [
     (r"\[\d+\]", "[<pid>]"),
     (r"\b\d+\.\d+ s\b", "<seconds> s"),
     (r"\bsession=[\w.-]+", "session=<random>"),
+    (r"\bexcess: \d+\.\d+", "excess: <number>"),
+    (r"/notices/\d+\?", "/notices/<id>?"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
 ]
 

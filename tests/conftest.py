@@ -14,5 +14,8 @@ os.environ.pop("COURSE_COMMAND", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let one command rewrite the golden cards."""
+    """Let one command rewrite the golden cards, and one leave nothing out."""
     parser.addoption("--golden", action="store_true", help="rewrite tests/wrong/*/*/card.txt")
+    parser.addoption(
+        "--thorough", action="store_true", help="grade wrong answers with every single check"
+    )

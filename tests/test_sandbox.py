@@ -427,6 +427,15 @@ def test_a_file_is_placed_whatever_lies_around_it(box: Box) -> None:
     assert shell(box, "ls -A /srv/board | grep '^[.]' | grep -v env").out == ""
 
 
+def test_a_file_is_removed_if_it_is_there(box: Box) -> None:
+    path = "/srv/board/maintenance.on"
+    box.write(File(path, b"x"))
+    assert box.read(path) == b"x"
+    for _ in range(2):
+        box.remove(path)
+        assert box.read(path) is None
+
+
 def test_odd_names_of_sockets_and_processes_are_harmless(box: Box) -> None:
     box.spawn(
         "odd",
