@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -28,6 +29,14 @@ MOST_SECONDS = 60
 MOST_MILLISECONDS = 10_000
 MOST_KILOBYTES = 10_000
 DIFFERENT_ROWS = 1500  # of a big page: more than 100 KB, so gzip does not see that they repeat
+# What /stamp can say about who may keep its reply.
+KEEPING = {
+    "public": "public, max-age=60",
+    "private": "private, max-age=60",
+    "no-cache": "no-cache",
+    "no-store": "no-store",
+    "nothing": "",
+}
 EVENTS = 5
 EVENT_SECONDS = 0.2
 
@@ -97,6 +106,28 @@ def add_echo(state: BlueprintSetupState) -> None:
     """Route /echo for every method there is; Flask's own decorator wants them listed."""
     state.app.url_map.add(Rule("/echo/<raw:rest>", endpoint="learning.echo"))
     state.app.view_functions["learning.echo"] = echo
+
+
+@bp.get("/stamp")
+def stamp() -> Response:
+    """Send a number that never comes twice, and say to caches about it what is asked for.
+
+    So whoever sees a number twice was given a kept copy.
+    """
+    says = request.args.get("says", "nothing")
+    if says not in KEEPING:
+        abort(400, f"The parameter says must be one of {', '.join(KEEPING)}.")
+    number_used_once = secrets.token_hex(8)
+    response = jsonify(
+        stamp=number_used_once,
+        url=url_for("learning.stamp", _external=True),
+        padding="." * int(number("kb", 0, MOST_KILOBYTES) * 1024),
+    )
+    if KEEPING[says]:
+        response.headers["Cache-Control"] = KEEPING[says]
+    if "cookie" in request.args:
+        response.set_cookie("stamp", number_used_once, httponly=True, samesite="Lax")
+    return response
 
 
 @bp.get("/slow")
