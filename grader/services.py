@@ -129,13 +129,13 @@ def start_failure(service: Service) -> StartFailed:
     if name == "nginx" and message.startswith(MAYBE_SEMICOLON):
         note = "Nginx reads on to the next semicolon: one may be missing on the line before."
     # Gunicorn has read its own file when it boots workers, which then import the app.
-    file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else PROGRAMS[name].file
+    file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else service.program.file
     place = place or Place(file)
     data = site.submitted(place.file)
     odd = odd_encoding(data) if data is not None else ""
     if odd and not any(one in odd for one in ACCEPTED[name == "nginx"]):
         note = f"{place.file} {odd}."
-    command = shlex.join(PROGRAMS[name].argv)
+    command = shlex.join(service.program.argv)
     return StartFailed(name, f"`{command}` starts and serves", message, place, note)
 
 

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grader.errors import GraderError, StartFailed, UsageError
+from grader.hosts import given_files, host_env, program_of
 from grader.lab import SOLUTIONS, Lab, find_lab, load_lab, read_submission
 from grader.machine import File, Machine
 from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box
-from grader.services import PROGRAMS, start_failure, start_seconds
+from grader.services import start_failure, start_seconds
 
 if TYPE_CHECKING:
     import requests
@@ -79,7 +80,7 @@ class Service:
     def __init__(self, site: Site, name: str, env: Mapping[str, str]) -> None:
         self.site = site
         self.name = name
-        self.program = PROGRAMS[name]
+        self.program = program_of(site.lab, name)
         self.env = dict(env)
         self.pid = 0
 
@@ -208,12 +209,14 @@ class Site:
         small_buffers: bool = True,
     ) -> None:
         self._describe(lab, files)
-        given: list[File] = []
+        given = given_files(lab)
         if lab.certificates:
             from grader.certificates import make_certificates  # slow to import
 
             made = make_certificates(key_type)
-            self.root, given = made.root, made.files
+            self.root = made.root
+            given += made.files
+        self.small_buffers = small_buffers
         self.box: Machine = Box(
             [*given, *self.files], wall=wall, limited=wall > 0, small_buffers=small_buffers
         )
@@ -246,7 +249,11 @@ class Site:
             **env,
         }
         self.services = {
-            name: Service(self, name, app_env if PROGRAMS[name].app else {})
+            name: Service(
+                self,
+                name,
+                host_env(self.lab, name, app_env) if program_of(self.lab, name).app else {},
+            )
             for name in self.lab.run
         }
 
@@ -295,11 +302,13 @@ class Site:
         self._front = None
         started: list[Service] = []
         for service in self.services.values():
-            if started:
-                # It may not take the port of the one before, which has to listen first.
-                wait_for(started[-1].listens_or_ended, start_seconds())
-                if started[-1].end()[0] is not None:
-                    break
+            # It may not take the port of one before, which has to listen first. Hosts cannot: each
+            # has an address of its own.
+            before = [] if service.name in self.lab.hosts else started
+            for one in before:
+                wait_for(one.listens_or_ended, start_seconds())
+            if any(one.end()[0] is not None for one in before):
+                break
             if not service.pid:
                 service.spawn()
             started.append(service)
