@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from werkzeug.test import TestResponse
 BOARD = Path(__file__).resolve().parent.parent / "labs" / "board"
 sys.path.insert(0, str(BOARD))
 
-from board import auth, create_app, operators  # noqa: E402
+from board import assets, auth, create_app, files, learning, operators  # noqa: E402
 
 ADA = {"name": "ada", "password": "pin-the-notice"}
 BASIC = ("ben", "read-the-board")
@@ -283,6 +284,42 @@ def test_static_files_come_from_flask_itself(client: FlaskClient) -> None:
     assert client.get("/static/../static_secret.txt").status_code == 404
 
 
+def test_fingerprinted_files_are_made_from_the_content(app: Flask, tmp_path: Path) -> None:
+    static = BOARD / "static"
+    for name in assets.NAMES:
+        content = (static / name).read_bytes()
+        made = assets.fingerprinted(name, content)
+        assert re.fullmatch(r"(style|app|img/board)\.[0-9a-f]{8}\.(css|js|png)", made)
+        assert (static / made).read_bytes() == content, "run: flask --app wsgi fingerprint"
+        assert assets.fingerprinted(name, content + b"\n") != made
+    assert len(list(static.rglob("*.????????.*"))) == len(assets.NAMES), "an old one is left"
+    copied = tmp_path / "static"
+    shutil.copytree(static, copied, ignore=shutil.ignore_patterns("*.????????.*"), symlinks=True)
+    app.static_folder = str(copied)
+    said = app.test_cli_runner().invoke(args=["fingerprint"]).output.split()
+    assert said == [assets.fingerprinted(one, (static / one).read_bytes()) for one in assets.NAMES]
+    assert all((copied / name).is_file() for name in said)
+
+
+def test_pages_name_the_fingerprinted_files_when_told_to(app: Flask) -> None:
+    def linked() -> set[str]:
+        page = app.test_client().get("/").text
+        return set(re.findall(r"(?:href|src|srcset)=\"/static/([^\"]+)", page))
+
+    plain = linked()
+    assert set(assets.NAMES) < plain
+    app.config["FINGERPRINTS"] = True
+    names = assets.current_names(BOARD / "static")
+    assert linked() == {names.get(one, one) for one in plain}
+    assert not linked() & set(assets.NAMES)
+    assert all(app.test_client().get(f"/static/{one}").status_code == 200 for one in linked())
+
+
+def test_a_file_without_a_copy_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "style.css").write_text("a {}")
+    assert assets.current_names(tmp_path) == {}
+
+
 def test_the_planted_files_are_what_they_claim() -> None:
     static = BOARD / "static"
     assert (static / "wsgi.py").is_symlink()
@@ -293,6 +330,34 @@ def test_the_planted_files_are_what_they_claim() -> None:
     assert json.loads((static / "data.json").read_text())
     assert all((BOARD / name).is_file() for name in ("static_secret.txt", "static-private/key.txt"))
     assert sum(path.stat().st_size for path in static.rglob("*") if path.is_file()) < 200_000
+
+
+def test_private_files_are_for_members(client: FlaskClient, member: FlaskClient) -> None:
+    reply = client.get("/files/keys.txt")
+    assert (reply.status_code, reply.headers["Location"]) == (303, "/login?next=/files/keys.txt")
+    assert "X-Accel-Redirect" not in reply.headers
+    reply = member.get("/files/keys.txt")
+    assert (reply.status_code, reply.data) == (200, b""), "Nginx sends the file"
+    assert reply.headers["X-Accel-Redirect"] == "/private/keys.txt"
+    assert reply.headers["Content-Disposition"] == "attachment; filename=keys.txt"
+    assert (reply.mimetype, reply.headers["Cache-Control"]) == ("text/plain", "private, no-store")
+    for name in "none.txt", "..", "../wsgi.py", "..%2Fwsgi.py", "%2e%2e", "", "a%00b", "a%0d%0ab":
+        reply = member.get(f"/files/{name}")
+        assert reply.status_code == 404, name
+        assert "X-Accel-Redirect" not in reply.headers
+
+
+def test_some_private_files_are_for_one_member(app: Flask, member: FlaskClient) -> None:
+    path = "/files/letter%20to%20ada.txt"
+    assert member.get(path).headers["X-Accel-Redirect"] == "/private/letter%20to%20ada.txt"
+    ben = app.test_client()
+    assert ben.post("/login", data={"name": "ben", "password": "read-the-board"}).status_code == 303
+    reply = ben.get(path)
+    assert reply.status_code == 403
+    assert "X-Accel-Redirect" not in reply.headers
+    assert ben.get("/files/keys.txt").status_code == 200
+    assert {path.name for path in (BOARD / "private").iterdir()} > set(files.OWNERS)
+    assert set(files.OWNERS.values()) < set(auth.USERS)
 
 
 # Sessions
@@ -604,6 +669,25 @@ def test_go_stays_on_the_site(client: FlaskClient) -> None:
         assert go(to).status_code == 400, to
 
 
+def test_stamp_never_comes_twice_and_says_what_it_is_told(client: FlaskClient) -> None:
+    seen = set()
+    for says, wanted in learning.KEEPING.items():
+        reply = client.get(f"/stamp?says={says}", base_url="https://board.example")
+        assert reply.headers.get("Cache-Control", "") == wanted
+        assert "Set-Cookie" not in reply.headers
+        told = reply.get_json()
+        assert told["url"] == "https://board.example/stamp"
+        seen.add(told["stamp"])
+    assert len(seen) == len(learning.KEEPING)
+    assert "Cache-Control" not in client.get("/stamp").headers
+    assert client.get("/stamp?says=whatever").status_code == 400
+    assert client.get("/stamp?kb=-1").status_code == 400
+    reply = client.get("/stamp?says=public&cookie=1&kb=2")
+    assert reply.headers["Set-Cookie"].startswith(f"stamp={reply.get_json()['stamp']};")
+    assert reply.headers["Cache-Control"] == "public, max-age=60"
+    assert len(reply.get_json()["padding"]) == 2048
+
+
 def test_stats_counts_what_reached_the_app(client: FlaskClient) -> None:
     for path in "/", "/", "/nothing", "/crash", "/static/style.css", "/echo/a?b":
         client.get(path)
@@ -620,3 +704,11 @@ def test_every_user_has_a_real_hash() -> None:
     assert auth.check_password(*BASIC)
     assert not auth.check_password("ada", "read-the-board")
     assert not auth.check_password("nobody", "pin-the-notice")
+
+
+@pytest.mark.parametrize("status", [404, 413, 502, 503, 504])
+def test_the_given_error_pages_need_nothing_else(status: int) -> None:
+    page = (BOARD / "errors" / f"{status}.html").read_text()
+    assert f'<p class="status">{status}</p>' in page
+    assert re.findall(r'(?:href|src)="([^"]*)"', page) == ["/"]
+    assert not re.search(r"url\(|@import|<script|<link", page)

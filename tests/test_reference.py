@@ -34,7 +34,7 @@ DIRECTIVES = DOCS / "reference" / "directives.md"
 GLOSSARY = DOCS / "reference" / "glossary.md"
 AUTHORS = DOCS / "authors.md"
 PAGES = [TROUBLE, DIRECTIVES, GLOSSARY, AUTHORS, DOCS / "guides" / "setup.md"]
-LESSONS = sorted((DOCS / "labs").glob("0*.md"))
+LESSONS = sorted((DOCS / "labs").glob("[0-9]*.md"))
 OURS = "The course itself"  # the part of the page about the launcher and the grader
 # What a log, a shell or a traceback says; the rest of what lessons show are headers and values.
 MESSAGE = re.compile(r"failed|directive|upstream|client|rror|CRITICAL|Maximum|duplicate|outside")
@@ -202,6 +202,7 @@ def test_no_two_entries_show_the_same() -> None:
 # --- directives and settings
 
 Directive = tuple[str, bool]  # its name, and whether it is a block
+BLOCKS = ("upstream", "map", "geo", "location", "if")  # and `server`, but for an upstream's
 
 
 def statements(text: str) -> Iterator[tuple[Directive, str]]:
@@ -227,8 +228,10 @@ def statements(text: str) -> Iterator[tuple[Directive, str]]:
 def used_directives() -> dict[Directive, tuple[str, set[str]]]:
     """For each directive the first lab that uses it, and the blocks that it stands in."""
     found: dict[Directive, tuple[str, set[str]]] = {}
-    for path in sorted(SOLUTIONS.glob("0*/nginx.conf")):
+    for path in sorted(SOLUTIONS.glob("[0-9]*/nginx.conf")):
         for directive, around in statements(path.read_text()):
+            if around in ("map", "geo"):
+                continue  # the lines of a table, not directives
             found.setdefault(directive, (path.parent.name, set()))[1].add(around)
     return found
 
@@ -236,7 +239,7 @@ def used_directives() -> dict[Directive, tuple[str, set[str]]]:
 def used_settings() -> dict[str, str]:
     """For each setting of Gunicorn the first lab that uses it."""
     found: dict[str, str] = {}
-    for path in sorted(SOLUTIONS.glob("0*/gunicorn.conf.py")):
+    for path in sorted(SOLUTIONS.glob("[0-9]*/gunicorn.conf.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign):
                 for name in node.targets:
@@ -274,7 +277,7 @@ def test_directives_are_those_of_the_solutions() -> None:
         blocks_around = {
             "" if one == "site file" else one.strip("`") for one in stands_in.split(", ")
         }
-        is_block = blocks_around == {""} or found[1] == "location"
+        is_block = found[1] in BLOCKS or (found[1] == "server" and blocks_around == {""})
         assert (found[1], is_block) not in told
         told[found[1], is_block] = (lab_of(lab), blocks_around)
     assert told == used_directives()

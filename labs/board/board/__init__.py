@@ -6,10 +6,11 @@ of two lines serves it: ``from board import create_app`` and ``app = create_app(
 
 import os
 from pathlib import Path
+from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 
-from . import api, auth, db, errors, learning, operators, pages
+from . import api, assets, auth, db, errors, files, learning, operators, pages
 
 DEFAULT_DATABASE = "/var/lib/board/board.db"
 
@@ -38,6 +39,7 @@ def create_app() -> Flask:
         DATABASE=os.environ.get("BOARD_DATABASE") or DEFAULT_DATABASE,
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",  # what keeps foreign forms out, see auth.py
+        FINGERPRINTS=False,  # whether pages name the files that assets.py makes
     )
     # `//` must reach /echo as it was sent; Werkzeug would redirect to the path with one slash.
     app.url_map.merge_slashes = False
@@ -49,11 +51,20 @@ def create_app() -> Flask:
     app.before_request(auth.refuse_foreign_forms)
     app.after_request(set_headers)
     app.teardown_appcontext(db.close_db)
+    app.url_defaults(name_fingerprinted)
     app.context_processor(lambda: {"user": auth.session_user()})
+    app.cli.add_command(assets.fingerprint)
     errors.register(app)
-    for module in (pages, auth, api, learning, operators):
+    for module in (pages, auth, api, files, learning, operators):
         app.register_blueprint(module.bp)
     return app
+
+
+def name_fingerprinted(endpoint: str, values: dict[str, Any]) -> None:
+    """Let links to static files lead to their fingerprinted copies, if the app is told to."""
+    if endpoint == "static" and current_app.config["FINGERPRINTS"]:
+        names = assets.current_names(Path(str(current_app.static_folder)))
+        values["filename"] = names.get(values["filename"], values["filename"])
 
 
 def set_headers(response: Response) -> Response:

@@ -1,0 +1,10 @@
+"""Gunicorn, reachable from this machine alone, and deaf to headers in an unusual spelling."""
+
+bind = "0.0.0.0:8000"
+workers = 2
+worker_class = "gthread"
+threads = 4
+timeout = 10
+keepalive = 75  # longer than Nginx keeps an idle connection (60 s): Nginx closes first
+accesslog = "-"
+access_log_format = '%(h)s "%(r)s" %(s)s %(b)s %(M)sms'
