@@ -1,6 +1,7 @@
 """Lab 08, load balancing: the checks. README.md says what each one asks for."""
 
 import json
+import os
 import signal
 import time
 from collections import Counter
@@ -38,7 +39,7 @@ PAGE_SECONDS = 1  # the slowest normal page
 ANSWER_SECONDS = 3
 BACK_SECONDS = 12
 NONE_LEFT_SECONDS = 5
-GRACE = 0.5  # what the grader itself may need, on a busy machine, besides what the README gives
+GRACE, MOST_GRACE = 0.5, 1.5  # seconds more than the README gives: alone, on a crowded machine
 NUMBERS = count()  # of visitors, each of whom has another address
 KILL = "kill -9 -$(cat /run/board/{}.pid)"
 ASK = (
@@ -57,6 +58,12 @@ def named(site, names):
     return ", ".join(address(site, one) for one in names) or "none"
 
 
+def grace():
+    """What a page may take longer because the machine has too much to do."""
+    crowd = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return min(GRACE * max(1.0, crowd), MOST_GRACE)
+
+
 def visit(site, path="/whoami"):
     """One visitor; gives the status (0: none in time, or it broke off), the host, the seconds.
 
@@ -67,7 +74,7 @@ def visit(site, path="/whoami"):
     data, started = b"", time.monotonic()
     try:
         with site.connect(source) as made:
-            made.settimeout(ANSWER_SECONDS + GRACE)
+            made.settimeout(ANSWER_SECONDS + MOST_GRACE)
             made.sendall(ask.encode())
             while more := made.recv(65536):
                 data += more
@@ -120,13 +127,13 @@ def all_served(seen, note, times=("proxy_read_timeout", "proxy_pass"), errors=AS
         # Which of the two it is depends on who is first, the host or Nginx.
         status = "502 or 504" if wrong[-1] in (502, 504) else wrong[-1]
         raise Mismatch(wanted, f"status {status} for some of them", note, lines(*errors))
-    if wrong or max(seconds for _, _, seconds in seen) > ANSWER_SECONDS + GRACE:
+    if wrong or max(seconds for _, _, seconds in seen) > ANSWER_SECONDS + grace():
         raise Mismatch(wanted, "none in time for some of them", note, lines(*times))
 
 
 def used_again(site, name, what):
     """Visitors come until a host that works again has been asked again."""
-    if not wait_for(lambda: visit(site)[1] == name, BACK_SECONDS + 2 * GRACE):
+    if not wait_for(lambda: visit(site)[1] == name, BACK_SECONDS + grace()):
         raise Mismatch(
             f"{address(site, name)} is used again within {BACK_SECONDS} s",
             "it is not",
@@ -648,6 +655,7 @@ def test_backup(site):
         return visit(site)[1] == "backup"
 
     if not wait_for(taken_over, ANSWER_SECONDS):
+        forgets(site)  # so that the card's line of the log is about the hosts, each time
         raise Mismatch(
             f"pages from {address(site, 'backup')}, within {ANSWER_SECONDS} s",
             f"status {site.get('/whoami').status_code}",
@@ -667,10 +675,11 @@ def test_none_left(site):
 
     502 and 504 say what is so. Who waits in vain asks again, and makes it worse.
     """
+    forgets(site)
     for name in site.lab.hosts:
         site.service(name).kill()
     for _ in range(4):
-        reply = site.get("/whoami", timeout=NONE_LEFT_SECONDS + GRACE)
+        reply = site.get("/whoami", timeout=NONE_LEFT_SECONDS + grace())
         if reply.status_code not in (502, 504):
             raise Mismatch(
                 f"status 502 or 504, within {NONE_LEFT_SECONDS} s",
