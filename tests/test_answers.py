@@ -59,7 +59,9 @@ def left_out(answer: Path, fails: list[str]) -> list[str]:
 def test_wrong_answer_fails(answer: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = lay_out(answer, tmp_path / "submission")
     expected = expectation(answer)["fails"]
-    options = [] if request.config.getoption("thorough") else left_out(answer, expected)
+    # What one of its checks sees in the cache may be there because of another.
+    whole = request.config.getoption("thorough") or answer.name == "key-without-query"
+    options = [] if whole else left_out(answer, expected)
     graded = grade(answer.parent.name, f"--submission={folder}", *options, scratch=tmp_path)
     assert graded.names("failed") == expected, graded.output
     assert graded.names("inconclusive") == [], graded.output
