@@ -79,8 +79,10 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
             self.write_line(f"{rest}\n")
 
     def _report_keyboardinterrupt(self) -> None:
-        """Say in a line that the user has ended it."""
-        self.write_line("\nStopped: what is missing above was not checked.", yellow=True)
+        """Say in a line that the user has ended it; pytest calls this for its own stops too."""
+        memo = self._keyboardinterrupt_memo
+        if memo is not None and memo.reprcrash and "KeyboardInterrupt" in memo.reprcrash.message:
+            self.write_line("\nStopped: what is missing above was not checked.", yellow=True)
 
     def summary_warnings(self) -> None:
         """Print no warnings: they are about the checks, not about the learner's files."""
@@ -89,7 +91,10 @@ class LabReporter(TerminalReporter):  # type: ignore[misc]  # final, yet every s
         """Print nothing: the cards are there already."""
 
     def summary_errors(self) -> None:
-        """Print nothing: errors were printed when they came."""
+        """Print checks that could not be read; other errors were printed when they came."""
+        for report in self.getreports("error"):
+            if isinstance(report, pytest.CollectReport):
+                self.write_line(f"! {report.nodeid}\n{report.longreprtext}")
 
     def short_test_summary(self) -> None:
         """Print nothing: the cards are there already."""

@@ -7,6 +7,8 @@ import tempfile
 
 import pytest
 
+pytest.register_assert_rewrite("pages")  # says how what a command printed differs
+
 # The tests' own gradings are nobody's progress.
 STATE = tempfile.TemporaryDirectory(prefix="course-tests-")  # gone with this process
 os.environ["COURSE_STATE"] = STATE.name

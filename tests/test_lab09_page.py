@@ -239,7 +239,7 @@ def test_a_slow_page_that_comes_piece_by_piece_is_not_cut_off() -> None:
 
 
 def test_gunicorns_timeout_does_not_end_a_thread_that_hangs() -> None:
-    quick = ("gunicorn.conf.py", "timeout = 10", "timeout = 1")
+    quick = ("gunicorn.conf.py", "timeout = 10", "timeout = 2")
     with site_with(LAB, quick) as site:
         gunicorn = site.service("gunicorn")
         before = gunicorn.workers()
