@@ -96,6 +96,7 @@ MASKS = [
     (r"\bexcess: \d+\.\d+", "excess: <number>"),
     (r"/notices/\d+\?", "/notices/<id>?"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
+    (r"X-Cache: (STALE|UPDATING)", "X-Cache: <an old page>"),  # whether others asked just then
 ]
 
 

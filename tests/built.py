@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import subprocess
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
 
 from answers import ROOT
 
@@ -39,6 +42,18 @@ def build(target: Path, **environment: str) -> Built:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return Built(target, time.monotonic() - started)
+
+
+def build_once(factory: pytest.TempPathFactory) -> Built:
+    """Build the site as it is, once for all tests of a run and all their processes."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    took = base / "site.seconds"
+    with (base / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not took.exists():
+            took.write_text(str(build(base / "site").seconds))
+    return Built(base / "site", float(took.read_text()))
 
 
 def pages() -> list[str]:

@@ -16,7 +16,7 @@ from grader.lab import LABS, all_labs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT, checks
-from built import build, pages
+from built import build_once, pages
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [*PAGES, *sorted(LABS.glob("*/README.md")), ROOT / "README.md"]
@@ -27,7 +27,7 @@ LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built once."""
-    return build(tmp_path_factory.mktemp("site")).folder
+    return build_once(tmp_path_factory).folder
 
 
 class Found(HTMLParser):

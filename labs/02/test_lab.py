@@ -67,20 +67,27 @@ def test_eight_at_once(site):
 
     One worker without threads serves one visitor at a time: the eighth waits eight seconds.
     """
-    calls = [lambda: site.get("/slow?seconds=1", timeout=20)] * 8
-    done = site.together(calls)
-    for one in done:
-        if one.error:
-            raise one.error
-        if one.value.status_code != 200:
-            raise Mismatch("8 answers with status 200", f"status {one.value.status_code}")
-    slowest = max(one.seconds for one in done)
+    slowest = eight(site)
+    if 3 < slowest < 3.9:
+        # Two rounds, and a machine with more to do. With too few places it takes four seconds.
+        slowest = min(eight(site), eight(site))
     if slowest > 3:
         raise Mismatch(
             "the last of 8 answers within 3 s",
             f"it came after {slowest:.1f} s",
             "They came one after the other, or in rounds: there are too few places.",
         )
+
+
+def eight(site):
+    """Eight one-second requests at once; how long the last one took, in seconds."""
+    done = site.together([lambda: site.get("/slow?seconds=1", timeout=20)] * 8)
+    for one in done:
+        if one.error:
+            raise one.error
+        if one.value.status_code != 200:
+            raise Mismatch("8 answers with status 200", f"status {one.value.status_code}")
+    return max(one.seconds for one in done)
 
 
 @points(2)
