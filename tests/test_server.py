@@ -53,14 +53,22 @@ def status(server: Container, url: str = "http://board.example/") -> str:
     return server.run(["curl", "-sko", "/dev/null", "-w", "%{http_code}", url], check=False).stdout
 
 
-@pytest.mark.parametrize("lab", ["02", "03", "04", "05", "06"])
+# Lab 08 has hosts that a server has not; one check of lab 07 puts the clock forward.
+NOT_LIVE = {"07": ["kept"]}
+
+
+@pytest.mark.parametrize("lab", ["02", "03", "04", "05", "06", "07", "09", "10"])
 def test_a_deployed_solution_passes_live_and_nothing_else_changes(
     server: Container, lab: str
 ) -> None:
     deploy(server, lab)
     before = server.sh(STATE)
     graded = grade_live(server, lab)
-    assert (graded.code, graded.names("passed")) == (0, list(graded.results)), graded.output
+    left = NOT_LIVE.get(lab, [])
+    assert graded.results
+    assert graded.names("inconclusive") == left, graded.output
+    assert len(graded.names("passed")) == len(graded.results) - len(left), graded.output
+    assert graded.code == (3 if left else 0)
     assert server.sh(STATE) == before
 
 

@@ -96,6 +96,15 @@ def stored(site, address, **options):
         reply = page(site, address, **options)
         if is_hit(reply):
             return reply
+        if reply.headers.get("X-Cache") not in STALE:
+            continue
+
+        # It is stored, and being refreshed just now, for an earlier check maybe.
+        def fresh():
+            return page(site, address, **options).headers.get("X-Cache") not in STALE
+
+        if not wait_for(fresh, PATIENCE):
+            break
     raise Mismatch("X-Cache: HIT, the second time", status_of(reply))
 
 
