@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from grader.client import Visitor
     from grader.site import Site
 
+# Where to look when Nginx answers in the app's place.
+BEHIND = {
+    400: ("proxy_set_header Host", "proxy_set_header"),
+    404: ("location", "root"),
+    502: ("proxy_pass https", "    server ", "proxy_pass", "uwsgi_pass"),
+    504: ("proxy_read_timeout", "proxy_connect_timeout", "    server ", "proxy_pass", "uwsgi_pass"),
+}
 LOGIN = {"name": "ada", "password": "pin-the-notice"}  # of one of the users that the board has
 
 
@@ -24,8 +31,13 @@ def told_by(reply: requests.Response) -> dict[str, Any]:
     Raises:
         Mismatch: the reply is any other answer.
     """
-    if reply.status_code != 200:
-        raise Mismatch("the app's own answer, with status 200", f"status {reply.status_code}")
+    status = reply.status_code
+    if status != 200:
+        # Who refuses a request says why, in a line or two.
+        words = " ".join(re.sub(r"<[^>]*>", " ", reply.text).split()) if status == 400 else ""
+        note = f"The answer says: {words[:120]}" if words else ""
+        look_at = [("nginx.conf", text) for text in BEHIND.get(status, ())]
+        raise Mismatch("the app's own answer, with status 200", f"status {status}", note, look_at)
     try:
         return dict(reply.json())
     except (TypeError, ValueError):

@@ -64,7 +64,7 @@ def check_client(site, address, **options):
 
 
 @points(2)
-@look_at("nginx.conf", "    server ", "proxy_pass", "listen", "server")
+@look_at("nginx.conf", "return", "    server ", "proxy_pass", "listen", "server")
 def test_site_answers(site):
     """Nginx answers on port 80, with the app behind it
 
@@ -75,7 +75,11 @@ def test_site_answers(site):
         lines = (("nginx.conf", "listen"), ("nginx.conf", "server"))
         got = f"{owner or 'nobody'} listens there"
         raise Mismatch("nginx listens on port 80", got, look_at=lines)
-    told = whoami(site)
+    try:
+        told = whoami(site)
+    except requests.ConnectionError as error:
+        lines = (("nginx.conf", "listen"), ("nginx.conf", "server"))
+        raise Mismatch("an answer on port 80, over IPv4", str(error), look_at=lines) from None
     if told["instance"] != site.instance:
         raise Mismatch(
             "an answer that only the app can give",

@@ -123,7 +123,7 @@ def test_pages_named_like_files(site):
 
 @points(3)
 @alone
-@look_at("nginx.conf", "location /static", "location ~", "location / ")
+@look_at("nginx.conf", "location /static", "location ~ ^", "location ~*", "location /")
 @by_hand(
     "kill -9 $(grep -l gunicorn /proc/[0-9]*/comm | cut -d/ -f3); "
     "curl -I http://board.example/static/{style.css,img/board.png,motd,large.bin}"
