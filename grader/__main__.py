@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grader.errors import CourseError, DeployFailed, GraderError, UsageError
+from grader.errors import CourseError, DeployFailed, GraderError, NotEarned, UsageError
 
 if TYPE_CHECKING:
     from grader.lab import Lab
@@ -279,6 +279,32 @@ def report(number: str, solution: bool, submission: str | None, shape: str) -> N
     sys.exit(1 if "failed" in verdicts else 3 if "inconclusive" in verdicts else 0)
 
 
+@main.command()
+@click.option("--name", default="", help="Whose certificate it is, as it shall be written.")
+@click.option("--submission", type=click.Path(), help="Grade the files of this folder.")
+@click.option("--seed", help="Draw what is asked with this seed, not with a new one.")
+@click.option("--out", type=click.Path(), default="certificate.svg", show_default=True)
+def certificate(name: str, submission: str | None, seed: str | None, out: str) -> None:
+    """Grade the capstone, and write a certificate if it has all points."""
+    from grader.completion import certify
+
+    code = certify(Path(out), name, Path(submission) if submission else None, seed)
+    click.echo(f"All points. The certificate: {out}\nIts code: {code}")
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@click.option("--submission", type=click.Path(), help="Compare with the files of this folder.")
+@click.option("--again", is_flag=True, help="Grade the files once more, with the same seed.")
+def verify(file: str, submission: str | None, again: bool) -> None:
+    """Tell whether a certificate is as it was made, and fits the files that it is about."""
+    from grader.completion import examine
+
+    found, told = examine(Path(file), Path(submission) if submission else None, again)
+    click.echo(told)
+    sys.exit(1 if found else 0)
+
+
 @main.command("deploy")
 @NUMBER
 @click.option("--solution", is_flag=True, help="Deploy the course's own solution.")
@@ -315,6 +341,15 @@ def deploy_lab(
         deploy.check_first(lab, steps)
         deploy.deploy(lab, folder, steps)
     click.echo(f"Lab {lab.number} is deployed, and the site answers.")
+
+
+@main.command("tree")
+def make_tree() -> None:
+    """As root: make the files of the containers that lab 12 is graded in; takes two minutes."""
+    from grader import tree
+
+    tree.make()
+    click.echo(f"Done: {tree.BARE} and {tree.SERVER}. To be rid of them, remove them.")
 
 
 @main.command("undeploy")
@@ -382,7 +417,7 @@ def run() -> None:
         main(standalone_mode=True, prog_name="course")
     except CourseError as error:
         click.echo(f"course: {error}", err=True)
-        code = 1 if isinstance(error, DeployFailed) else 2
+        code = 1 if isinstance(error, (DeployFailed, NotEarned)) else 2
         sys.exit(3 if isinstance(error, GraderError) else code)
     except OSError as error:
         if error.filename is None:

@@ -1,9 +1,12 @@
-"""Root's part of a live grading: it stands where `grader.init` stands in a box.
+"""Root's part of a grading under systemd: it stands where `grader.init` stands in a box.
 
 A server that runs already is systemd's. This program, started as root by `grader.live`, talks to
 the grader as `init` does, and answers the same requests: by systemd, by signals, by files. Each
 thing that it changes it writes down first, below `HOME`, and puts back when the grader says so or
 goes away, however it goes. What a killed agent left behind, the next one puts back.
+
+Where the units themselves are the learner's, whole folders are covered by copies, which are taken
+away again: what the learner's own programs do in them is never done to the server's.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from grader import init
 
 HOME = Path("/run/course-live")
+COPIES = Path("/var/lib/course-live")  # of covered folders; below /run nothing may be executed
 DATABASE = "/var/lib/board/course-live.db"
 DROP_IN = "90-course-live.conf"
 SYSTEMD = Path("/run/systemd/system")  # what is here is gone at the next boot
@@ -31,6 +35,7 @@ START_SECONDS = 15.0
 SYSTEMCTL_SECONDS = 100.0  # systemd itself gives a service 90 s to stop
 MOST_LOGGED = 1 << 20  # bytes of a log in one answer
 STATES = ("active", "activating", "reloading", "deactivating")
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass
@@ -52,6 +57,9 @@ class Undo:
         kernel: settings of the kernel, as they were.
         kept: the paths that were written to.
         folders: those that were made.
+        own: whether the units are the learner's, of whom nothing may be known beforehand.
+        covers: folders that are covered by a copy.
+        aside: folders that were moved away, and are to be new ones.
     """
 
     units: dict[str, str] = field(default_factory=dict)
@@ -60,6 +68,9 @@ class Undo:
     kernel: dict[str, str] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
+    own: bool = False
+    covers: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
 
     def save(self) -> None:
         """Write it down."""
@@ -126,12 +137,27 @@ def do_begin(message: init.Message) -> init.Reply:
             undo = read_undo()
         do_end({})
     units: dict[str, str] = message["units"]
+    own = message.get("own", False)
     for unit in units.values():
-        if show(unit)["LoadState"] != "loaded":
+        if not own and show(unit)["LoadState"] != "loaded":
             raise RuntimeError(f"systemd has no {unit}; prepare the server first")
     HOME.mkdir(mode=0o700)
-    undo = Undo(dict(units), [one for one in units.values() if is_active(one)])
+    undo = Undo(dict(units), [one for one in units.values() if is_active(one)], own=own)
     undo.save()
+    if own:
+        for name in units:
+            take_down(name)
+        cover(message["covers"])
+        for path in message["aside"]:
+            move_aside(path)
+    else:
+        redirect(units)
+    refused = add_addresses(message["addresses"])
+    return {"left": left, "refused": refused, "set": set_kernel(message["kernel"])}
+
+
+def redirect(units: dict[str, str]) -> None:
+    """Give units the environment of the grading, and let them log into files."""
     for name, unit in units.items():
         folder = SYSTEMD / f"{unit}.d"
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,8 +168,48 @@ def do_begin(message: init.Message) -> init.Reply:
         lines += [f"StandardError=append:{HOME}/{name}.stderr"]
         (folder / DROP_IN).write_text("\n".join([*lines, ""]))
     systemctl("daemon-reload")
-    refused = add_addresses(message["addresses"])
-    return {"left": left, "refused": refused, "set": set_kernel(message["kernel"])}
+
+
+def cover(folders: list[str]) -> None:
+    """Lay a copy over each of these folders."""
+    for number, path in enumerate(folders):
+        copy = COPIES / str(number)
+        COPIES.mkdir(mode=0o711, exist_ok=True)
+        subprocess.run(["cp", "--archive", "--", path, copy], check=True)
+        undo.covers.append(path)
+        undo.save()
+        subprocess.run(["mount", "--bind", copy, path], check=True)
+
+
+def move_aside(path: str) -> None:
+    """Move a folder away: systemd may want to move the new one, which no cover allows."""
+    COPIES.mkdir(mode=0o711, exist_ok=True)
+    undo.aside.append(path)
+    undo.save()
+    os.rename(path, COPIES / f"aside-{len(undo.aside)}")
+
+
+def move_back() -> None:
+    """Put the folders back that were moved away."""
+    for number, path in enumerate(undo.aside, 1):
+        before = COPIES / f"aside-{number}"
+        if before.exists():
+            if os.path.islink(path):  # to a folder of systemd's own
+                shutil.rmtree(os.path.realpath(path), ignore_errors=True)
+                os.unlink(path)
+            shutil.rmtree(path, ignore_errors=True)
+            os.rename(before, path)
+    undo.aside = []
+    undo.save()
+
+
+def uncover() -> None:
+    """Take the copies away, with all that was done in them."""
+    for path in reversed(undo.covers):
+        subprocess.run(["umount", "--lazy", path], capture_output=True)
+        shutil.rmtree(COPIES / str(undo.covers.index(path)), ignore_errors=True)
+    undo.covers = []
+    undo.save()
 
 
 def read_undo() -> Undo:
@@ -192,6 +258,13 @@ def do_end(_message: init.Message) -> init.Reply:
     problems: list[str] = []
     thaw()
     put_back()
+    if undo.own:
+        for name in undo.units:
+            take_down(name)
+        uncover()
+        move_back()
+        with contextlib.suppress(OSError):
+            COPIES.rmdir()
     for unit in undo.units.values():
         with contextlib.suppress(OSError):
             (SYSTEMD / f"{unit}.d" / DROP_IN).unlink()
@@ -223,6 +296,11 @@ def do_reset(_message: init.Message) -> init.Reply:
         take_down(name)
     put_back()
     remove_database()
+    if undo.own:
+        covered = list(undo.covers)
+        uncover()
+        cover(covered)
+        systemctl("daemon-reload")
     return {}
 
 
@@ -325,6 +403,44 @@ def thaw() -> None:
         init.send(pid, signal.SIGCONT)
 
 
+# --- programs -----------------------------------------------------------------------------------
+
+runs: list[subprocess.Popen[bytes]] = []
+
+
+def do_run(message: init.Message) -> init.Reply:
+    """Start a program as root; replies with its number. It may take long: `ended` tells of it."""
+    with (HOME / f"run-{len(runs)}").open("wb") as printed:
+        one = subprocess.Popen(
+            message["argv"],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": SEARCH, "HOME": "/root", "LANG": "C.UTF-8", "SYSTEMD_PAGER": ""},
+            start_new_session=True,
+        )
+    runs.append(one)
+    return {"number": len(runs) - 1}
+
+
+def do_ended(message: init.Message) -> init.Reply:
+    """Tell how a program ended, and the end of what it printed; no status while it runs."""
+    number = message["number"]
+    status = runs[number].poll()
+    if status is None:
+        return {"status": None}
+    printed = (HOME / f"run-{number}").read_bytes()[-MOST_LOGGED:]
+    return {"status": status, "data": base64.b64encode(printed).decode()}
+
+
+def do_kill_run(message: init.Message) -> init.Reply:
+    """End a program, and what it has started, at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(runs[message["number"]].pid, signal.SIGKILL)
+    return {}
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -407,7 +523,10 @@ def do_log(message: init.Message) -> init.Reply:
 
 
 COMMANDS = {
-    **{name: init.COMMANDS[name] for name in ("listeners", "connections", "unix", "size")},
+    **{
+        name: init.COMMANDS[name]
+        for name in ("listeners", "connections", "unix", "size", "sockets")
+    },
     **{name[3:]: value for name, value in globals().items() if name.startswith("do_")},
 }
 
@@ -418,8 +537,11 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the end of the conversation is what ends it
     init.OTHER_USER = False
     init.find_owner = find_unit
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    control.connect(sys.argv[1])
+    if sys.argv[1].isdecimal():
+        control = socket.socket(fileno=int(sys.argv[1]))
+    else:
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        control.connect(sys.argv[1])
     try:
         while init.answer(control, COMMANDS):
             pass

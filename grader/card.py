@@ -297,5 +297,6 @@ def render(
     if started:
         command = check.by_hand or (curl(exchange, front) if exchange and front else "")
         if command:
-            lines += row("by hand", f"{COURSE} shell {lab.number}, then: {command}")
+            where = "as root on the server" if lab.systemd else f"{COURSE} shell {lab.number}, then"
+            lines += row("by hand", f"{where}: {command}")
     return "\n".join(lines)

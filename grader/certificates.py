@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trustme
@@ -22,7 +23,7 @@ class Certificates:
     files: list[File]
 
 
-def make_certificates(key_type: str = "ECDSA") -> Certificates:
+def make_certificates(key_type: str = "ECDSA", more: Sequence[str] = ()) -> Certificates:
     """Make a root, an intermediate, the site's certificate and its look-alikes.
 
     The look-alikes lie in folders of their own: `-old` has expired, `-test` is for another name,
@@ -30,12 +31,13 @@ def make_certificates(key_type: str = "ECDSA") -> Certificates:
 
     Args:
         key_type: of the site's own key: ECDSA or RSA.
+        more: names that the site's own certificate stands for besides the usual two.
     """
     kind = trustme.KeyType[key_type]
     root = trustme.CA(organization_name="Course root", key_type=trustme.KeyType.ECDSA)
     middle = root.create_child_ca(key_type=trustme.KeyType.ECDSA)
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=20)
-    site = middle.issue_cert(*NAMES, key_type=kind)
+    site = middle.issue_cert(*NAMES, *more, key_type=kind)
     old = middle.issue_cert(
         *NAMES, key_type=kind, not_before=past - datetime.timedelta(days=70), not_after=past
     )

@@ -150,6 +150,8 @@ def plan(lab: Lab, folder: Path) -> list[Step]:
     Raises:
         UsageError: the lab is not for a server, or a file cannot be read.
     """
+    if lab.systemd:
+        raise UsageError(f"lab {lab.number} brings units and a deploy of its own: see its README")
     other = next((one for one in lab.run if one not in UNITS), None)
     if other:
         raise UsageError(f"lab {lab.number} is not for a server: none has a service for {other}")
@@ -281,7 +283,7 @@ def deploy(lab: Lab, source: Path, steps: Sequence[Step]) -> None:
     try:
         for step in steps:
             if step.what != "same":
-                write(step.path, step.file.data)
+                write(step.path, step.file.data, step.file.mode)
         bring_up(lab, [one.path for one in made.files])
     except DeployFailed as failed:
         take_back(lab, made)
@@ -291,13 +293,13 @@ def deploy(lab: Lab, source: Path, steps: Sequence[Step]) -> None:
     keep_history(deploys)
 
 
-def write(path: str, data: bytes) -> None:
+def write(path: str, data: bytes, mode: int) -> None:
     """Replace a file at once, so that nobody reads half of it."""
     beside = f"{path}.course-deploy"
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(fd, "wb") as out:
         out.write(data)
-        os.fchmod(out.fileno(), 0o644)
+        os.fchmod(out.fileno(), mode)
     os.rename(beside, path)
 
 

@@ -6,6 +6,7 @@ CourseError                  anything below; its text is meant for a person
 │   ├── NotAllowed           the machine forbids what the sandbox needs; says the way out
 │   └── NotLive              a check that cannot be made on a server that runs; says why
 ├── DeployFailed             files that a server is better off without            (exit code 1)
+├── NotEarned                a certificate that points are missing for           (exit code 1)
 ├── StartFailed              a file of the learner's that does not start: one card
 └── Mismatch                 a check saw something else than it expected (also an AssertionError)
 """
@@ -38,6 +39,10 @@ class NotLive(GraderError):
 
 class DeployFailed(CourseError):
     """The files of a deploy are not good enough: the server is as it was."""
+
+
+class NotEarned(CourseError):
+    """Points are missing for a certificate."""
 
 
 @dataclass(frozen=True)

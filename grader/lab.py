@@ -35,6 +35,10 @@ class Lab:
         visit: where visitors knock: "host:port", or "unix:/path"; the first that listens.
         certificates: whether the box has what certbot leaves on a server.
         hosts: services that run the app on an address of their own, with that address.
+        acme: whether the box has a server that certbot gets certificates from.
+        names: host names that the certificates stand for besides the usual two.
+        given: folders of the lab's own, and where each is placed in the box, as it is.
+        systemd: whether it takes a machine that systemd runs: no box will do.
     """
 
     number: str
@@ -47,6 +51,10 @@ class Lab:
     visit: tuple[str, ...]
     certificates: bool = False
     hosts: dict[str, str] = field(default_factory=dict)
+    acme: bool = False
+    names: tuple[str, ...] = ()
+    given: dict[str, str] = field(default_factory=dict)
+    systemd: bool = False
 
     def learner_names(self, text: str) -> str:
         """Put the learner's own file names where a message has the box's paths."""
@@ -79,6 +87,10 @@ def load_lab(folder: Path) -> Lab:
             visit=tuple(services["visit"]),
             certificates=bool(services.get("certificates", False)),
             hosts=dict(services.get("hosts", {})),
+            acme=bool(services.get("acme", False)),
+            names=tuple(services.get("names", ())),
+            given=dict(services.get("given", {})),
+            systemd=bool(services.get("systemd", False)),
         )
     except FileNotFoundError:
         raise UsageError(f"{folder} is not a lab folder: it has no lab.toml") from None
@@ -119,6 +131,16 @@ def submission_folder(lab: Lab, solution: bool, submission: Path | None) -> Path
     return submission
 
 
+def given_folders(lab: Lab) -> list[File]:
+    """Read what the folders hold that a lab gives besides the learner's files."""
+    return [
+        File(f"{target}/{path.relative_to(lab.folder / name).as_posix()}", path.read_bytes())
+        for name, target in lab.given.items()
+        for path in sorted((lab.folder / name).rglob("*"))
+        if path.is_file()
+    ]
+
+
 def read_submission(lab: Lab, folder: Path) -> list[File]:
     """Read the learner's files of a lab from a folder.
 
@@ -126,7 +148,13 @@ def read_submission(lab: Lab, folder: Path) -> list[File]:
         StartFailed: one is missing, empty, too large, not a file, or a link that leads out of the
             folder.
     """
-    return [File(path, read_file(folder, name, lab.number)) for name, path in lab.files.items()]
+    read = {path: read_file(folder, name, lab.number) for name, path in lab.files.items()}
+    return [File(path, data, mode_of(data)) for path, data in read.items()]
+
+
+def mode_of(data: bytes) -> int:
+    """The mode of a file: a script may be run, however it was kept on the learner's machine."""
+    return 0o755 if data.startswith(b"#!") else 0o644
 
 
 def read_solution(lab: Lab, *changes: tuple[str, str, str]) -> list[File]:

@@ -8,8 +8,10 @@ do to a site, and puts everything back, even when this process is killed.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import struct
@@ -17,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +28,39 @@ from grader.errors import GraderError, NotLive, Place, StartFailed, UsageError
 from grader.lab import LARGEST, Lab
 from grader.machine import File, Machine
 from grader.sandbox import TCP_BUFFERS, addresses, allow_many_sockets
-from grader.site import Site
+from grader.site import Site, wait_for
 from grader.sites import Sites
 from grader.text import COURSE
 
 UNITS = {"gunicorn": "board.service", "nginx": "nginx.service"}
+SOCKET = "board.socket"
+# Where a lab whose units are the learner's writes, and what its checks break.
+COVERS = (
+    "/etc/systemd/system",
+    "/etc/nginx/sites-enabled",
+    "/etc/board",
+    "/srv/board",
+    "/opt/board/venv/bin",
+)
+ASIDE = ("/var/lib/board",)
 DATABASE = "/var/lib/board/course-live.db"  # known to the agent, who removes it
 AUTHORITY = "/etc/letsencrypt/course-root.pem"  # of the certificates that a course server is given
 SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 ERROR_LOG = "/var/log/nginx/error.log"
+RUN_SECONDS = 60.0
 PATIENCE = 200.0  # seconds; systemd may wait for a service that does not stop, more than once
 START_SECONDS = 30.0
 
 WARNING = """\
 Lab {number} is to be graded live, on the server that this machine is. Until the end of it
   {units} are stopped, broken and started again, as the checks want;
-  visitors see an empty board: what they write to it is lost;
+{own}  visitors see an empty board: what they write to it is lost;
   the networks 203.0.113.0/24 and 2001:db8::/32 belong to this machine;
   its TCP buffers are small.
 Afterwards all is put back."""
+OWN = (
+    "  they are what the lab's own files make of them; those of the server are covered by copies;\n"
+)
 
 
 def refuse_without_units(lab: Lab) -> None:
@@ -64,7 +82,16 @@ def refuse_without_units(lab: Lab) -> None:
 def warning(lab: Lab) -> str:
     """What a live grading does to the server, for who is asked whether it may."""
     units = " and ".join(UNITS[one].removesuffix(".service") for one in lab.run)
-    return WARNING.format(number=lab.number, units=units)
+    own = OWN if lab.systemd else ""
+    return WARNING.format(number=lab.number, units=units, own=own)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its status, and what it printed on both streams."""
+
+    status: int
+    output: str
 
 
 class LiveServer(Machine):
@@ -76,6 +103,8 @@ class LiveServer(Machine):
     """
 
     real = True
+    covers: Sequence[str] = COVERS
+    aside: Sequence[str] = ASIDE
 
     def __init__(self) -> None:
         allow_many_sockets()
@@ -118,7 +147,10 @@ class LiveServer(Machine):
     def begin(self, lab: Lab) -> None:
         """Prepare the server for a lab's checks."""
         units = {name: UNITS[name] for name in lab.run}
-        told = self.request("begin", units=units, addresses=addresses(), kernel=TCP_BUFFERS)
+        own = {"own": True, "covers": self.covers, "aside": self.aside} if lab.systemd else {}
+        if lab.systemd:
+            units = {"socket": SOCKET, **units}
+        told = self.request("begin", units=units, addresses=addresses(), kernel=TCP_BUFFERS, **own)
         self.refused = told["refused"]
         self.small_buffers = bool(told["set"])
 
@@ -139,6 +171,23 @@ class LiveServer(Machine):
 
     def drop_spare(self) -> None:
         """Nothing is asked for ahead."""
+
+    def run(self, *argv: str, seconds: float = RUN_SECONDS) -> Ended:
+        """Run a program as root, to its end; other requests are answered meanwhile.
+
+        Raises:
+            GraderError: it did not end in time.
+        """
+        number = self.request("run", argv=argv)["number"]
+        told = wait_for(partial(self._ended, number), seconds)
+        if told is None:
+            self.request("kill_run", number=number)
+            raise GraderError(f"`{shlex.join(argv)}` did not end within {seconds:g} s")
+        return Ended(told["status"], base64.b64decode(told["data"]).decode("utf-8", "replace"))
+
+    def _ended(self, number: int) -> dict[str, Any] | None:
+        told = self.request("ended", number=number)
+        return None if told["status"] is None else told
 
     def close(self) -> None:
         """Have everything put back.
@@ -243,7 +292,7 @@ class LiveSites(Sites):
             self._server = LiveServer()
             self._server.begin(self.lab)
         if self._site is None:
-            self._site = LiveSite(self.lab, self._server)
+            self._site = self._site_on(self._server)
             self.placed = self._site.files
         elif self._used:
             self._site.reset()
@@ -253,6 +302,10 @@ class LiveSites(Sites):
         if start:
             self._site.start()
         return self._site
+
+    def _site_on(self, server: LiveServer) -> LiveSite:
+        """The site, not started."""
+        return LiveSite(self.lab, server)
 
     def common(self) -> Site:
         """The site, for checks that leave it as it is."""

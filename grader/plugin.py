@@ -29,6 +29,7 @@ from grader.results import Result, plain_exchanges
 from grader.site import Site
 from grader.sites import Sites
 from grader.text import clean
+from grader.variation import VARIABLE, seed
 
 if TYPE_CHECKING:
     from grader.client import Exchange
@@ -45,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--live", action="store_true", help="grade the server that this machine is")
     group.addoption("--yes", action="store_true", help="with --live: do not ask before")
     group.addoption("--results", metavar="FILE", help="write the results as JSON")
+    group.addoption("--seed", help="draw the same again: lab 15's cards say with which seed")
 
 
 def asked_folders(config: pytest.Config) -> list[Path]:
@@ -67,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folders = asked_folders(config)
     if not folders:
         return
+    if config.getoption("seed"):
+        os.environ[VARIABLE] = config.getoption("seed")  # xdist's workers get it too
     wanted = config.getoption("results")
     if wanted and not Path(wanted).absolute().parent.is_dir():
         raise pytest.UsageError(f"--results {wanted}: there is no such folder")
@@ -96,11 +100,12 @@ def agree_to_live(config: pytest.Config, folders: list[Path]) -> None:
     try:
         if len(folders) != 1:
             raise UsageError("--live grades one lab: name it")
-        if config.getoption("submission") or config.getoption("solution"):
+        lab = load_lab(folders[0])
+        others = config.getoption("submission") or config.getoption("solution")
+        if others and not lab.systemd:
             raise UsageError("--live grades the files that are deployed on this machine")
         if in_parallel(config):
             raise UsageError("--live: there is one server, so no two checks can run at a time")
-        lab = load_lab(folders[0])
         live.refuse_without_units(lab)
         if config.getoption("yes") or config.option.collectonly:
             return
@@ -247,6 +252,11 @@ class Grading:
 
     def make_sites(self, lab: Lab) -> Sites:
         """The manager of a lab's boxes, or of the server that this machine is."""
+        if lab.systemd:
+            from grader import systemd
+
+            kind = systemd.SystemdLiveSites if self.config.getoption("live") else None
+            return (kind or systemd.ContainerSites)(lab, self.submission(lab))
         if self.config.getoption("live"):
             from grader.live import LiveSites
 
@@ -326,6 +336,8 @@ class Grading:
     def blocker(self, run: Run) -> str:
         """The title of a check that this one needs and that did not pass; "" when there is none."""
         folder = run.item.path.parent
+        if run.sites.nowhere:
+            return ""
         first = first_check(run.item)
         needed = [*run.check.needs, *([first.name] if first.name != run.check.name else [])]
         for name in needed:
@@ -416,7 +428,9 @@ class Grading:
             Path(wanted).write_text(text, encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say what could not be put back."""
+        """Say with which seed something was drawn, and what could not be put back."""
+        if seed.cache_info().currsize:
+            terminalreporter.write_line(f"\nDrawn with the seed {seed()}.")
         if self.problem:
             terminalreporter.write_line(f"\nThe server is not as it was:\n{self.problem}", red=True)
 

@@ -55,6 +55,9 @@ TMPFS = {"/etc": 16, "/run": 32, "/srv": 96, "/var": 512, "/home": 16, "/tmp": 6
 FOR_ALL = ("/tmp", "/dev/shm")  # mode 1777
 
 FOLDERS = [
+    "/etc/letsencrypt",
+    "/etc/nginx/conf.d",
+    "/etc/nginx/sites-available",
     "/etc/nginx/sites-enabled",
     "/home/board",
     "/run",
@@ -62,7 +65,9 @@ FOLDERS = [
     "/srv/board",
     "/var/cache/nginx",
     "/var/lib/board",
+    "/var/lib/letsencrypt",
     "/var/lib/nginx",
+    "/var/log/letsencrypt",
     "/var/log/nginx",
     "/var/www/letsencrypt",
 ]
@@ -86,7 +91,7 @@ TCP_BUFFERS = {
 # Linux 6.11 only the machine's own root may set it.
 KERNEL_IF_ALLOWED = {"kernel/shmall": str(64 * MIB // os.sysconf("SC_PAGE_SIZE"))}
 # What the machine's own nginx package brings and a site file may include.
-NGINX_FILES = ["mime.types", "fastcgi_params", "fastcgi.conf", "uwsgi_params"]
+NGINX_FILES = ["mime.types", "fastcgi_params", "fastcgi.conf"]
 PROGRAMS = {
     "bwrap": "bubblewrap",
     "nginx": "nginx",
@@ -95,6 +100,13 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "wrk": "wrk",
     "h2load": "nghttp2-client",
+    "pebble": "pebble",
+    "pebble-challtestsrv": "pebble",
+    "certbot": "certbot",
+    "faketime": "faketime",
+    "systemd-analyze": "systemd",
+    "jq": "jq",
+    "logrotate": "logrotate",
 }
 CAPABILITIES = [
     "CAP_NET_ADMIN",
@@ -119,12 +131,24 @@ Ways out, whichever fits:
   a container:             start it with --security-opt seccomp=unconfined, or use the Vagrant VM"""
 
 
+# Programs of the virtual environment that one lab alone needs, and where it asks for them.
+LABS_OWN = {"uwsgi": "labs/14/requirements.txt"}
+
+
 def find_program(name: str) -> str:
     """Find a program on PATH or where Debian keeps administrators' ones.
 
     Raises:
         NotAllowed: it is not there; says which package has it.
     """
+    if name in LABS_OWN:
+        found = shutil.which(name, path=f"{sys.prefix}/bin")
+        if found is None:
+            file = HERE.parent / LABS_OWN[name]
+            raise NotAllowed(
+                f"{name} is missing. Install it:  {sys.prefix}/bin/pip install -r {file}"
+            )
+        return found
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         package = PROGRAMS.get(name, name)
@@ -149,6 +173,7 @@ def etc_files() -> list[File]:
         "/etc/nginx/nginx.conf": (HERE / "etc" / "nginx.conf").read_text(),
         # Debian changed its own in 2026: a machine's updates may not decide who passes.
         "/etc/nginx/proxy_params": (HERE / "etc" / "proxy_params").read_text(),
+        "/etc/nginx/uwsgi_params": (HERE / "etc" / "uwsgi_params").read_text(),
     }
     return [File(path, text.encode(), root=True) for path, text in texts.items()]
 
@@ -385,7 +410,7 @@ class Box(Machine):
         Raises:
             NotAllowed: it is one that this machine should have, and has not.
         """
-        if argv[0] in PROGRAMS:
+        if argv[0] in PROGRAMS or argv[0] in LABS_OWN:
             find_program(argv[0])
         given = {"PATH": search_path(), "HOME": "/home/board", "LANG": "C.UTF-8", **env}
         answer = self.request("spawn", name=name, argv=list(argv), env=given, cwd=cwd)

@@ -7,16 +7,18 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grader.errors import Place, StartFailed
 from grader.lab import odd_encoding
 from grader.text import clean
+from grader.uwsgi import packet
 
 if TYPE_CHECKING:
-    from grader.site import Service
+    from grader.site import Service, Site
 
 APP_HOME = "/srv/board"
 START_SECONDS = 15.0  # for a program that is ready in 0.2 s; an endless import takes for ever
@@ -33,6 +35,7 @@ class Program:
         app: whether it runs the learner's Flask app.
         ready: tells whether a started service serves.
         file: the learner's file that is blamed when nothing tells better.
+        env: environment that it needs besides the app's.
     """
 
     argv: tuple[str, ...]
@@ -40,6 +43,7 @@ class Program:
     app: bool
     ready: Callable[[Service], bool]
     file: str
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def start_seconds() -> float:
@@ -53,10 +57,22 @@ def listens_and_answers(service: Service) -> bool:
     return any(service.site.answers(one) for one in service.http_listeners())
 
 
+def speaks_uwsgi(service: Service) -> bool:
+    """The app answers, by the uwsgi protocol or, where uWSGI was told so, by HTTP."""
+    return any(
+        service.site.answers(one, packet("/healthz")) or service.site.answers(one)
+        for one in service.listeners()
+    )
+
+
 def has_workers(service: Service) -> bool:
     """Nginx has read its files and opened its ports when its master has made workers."""
     return any(one["parent"] == service.pid for one in service.processes())
 
+
+# For a reload uWSGI starts its own program anew. PyPI's is a module of Python, and it would start
+# the Python behind the virtual environment, which has no uWSGI.
+UWSGI_ENV = {"UWSGI_BINARY_PATH": sys.executable}
 
 PROGRAMS = {
     "flask": Program(
@@ -69,17 +85,37 @@ PROGRAMS = {
         listens_and_answers,
         "gunicorn.conf.py",
     ),
+    "uwsgi": Program(
+        ("uwsgi", "--ini", "uwsgi.ini"), APP_HOME, True, speaks_uwsgi, "uwsgi.ini", UWSGI_ENV
+    ),
     "nginx": Program(("nginx", "-g", "daemon off;"), "/", False, has_workers, "nginx.conf"),
 }
 
 NGINX_MESSAGE = re.compile(r"\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(.*)")
 NGINX_PLACE = re.compile(r" in (\S+?):(\d+)$")
 PYTHON_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
-MAYBE_SEMICOLON = ("invalid number of arguments", "invalid parameter", "unexpected")
+SEMICOLON = "Nginx reads on to the next semicolon: one may be missing on the line before."
+INSIDE = "This file is read inside the `http { }` of /etc/nginx/nginx.conf: begin with `server`."
+# What nginx complains about, and what is behind it; the first that fits.
+NGINX_NOTES = (
+    ('"http" directive is not allowed here', INSIDE),
+    ('"events" directive is not allowed here', INSIDE),
+    ('expecting "}"', "A `{` further up has no `}` of its own."),
+    ('unexpected "}"', "There is a `}` too many, or the line before it has no semicolon."),
+    ("unexpected", SEMICOLON),
+    ("invalid number of arguments", SEMICOLON),
+    ("invalid parameter", SEMICOLON),
+)
 LONGEST_LINE = 400  # characters of one line of a message
 MANY_BOOTS = 10  # in START_SECONDS; a site has a few workers
 # What programs read without complaint: Python, then nginx.
 ACCEPTED = (("CRLF", "(CR)", "byte-order"), ("CRLF",))
+# What uWSGI says when it gives up; most of what else it says at the start is about the machine.
+UWSGI_COMPLAINT = re.compile(
+    r"^(?:\[strict-mode\]|[a-z]+\(\): |unable to (?!stat)|invalid|error|The -s/--socket)"
+    r"|Can't find section|unrecognized option|requires an argument|not found"
+    r"|greater than the system|Error: |No such file|Permission denied"
+)
 KILLED = re.compile(r"\(pid:\d+\) was sent SIG(?!TERM)")
 # What Gunicorn's master says of a worker's end, which the worker has explained already.
 AFTERMATH = ("exited with code", "Shutting down: Master", "Reason: ", "Exception in worker")
@@ -95,7 +131,7 @@ def start_failure(service: Service) -> StartFailed:
     """Explain a service that did not start, from what it printed and how it ended."""
     site, name = service.site, service.name
     said = site.lab.learner_names(service.log("stdout") + service.log("stderr"))
-    explain = nginx_message if name == "nginx" else python_message
+    explain = {"nginx": nginx_message, "uwsgi": uwsgi_message}.get(name, python_message)
     message, place = explain(said, set(site.lab.files))
     status, killed_for = service.end()
     note = ""
@@ -126,17 +162,28 @@ def start_failure(service: Service) -> StartFailed:
             "If no `listen` of yours says 8000: a server block without `listen` takes 8000 where "
             "nginx is not started by root, as here. Write `listen 80;`."
         )
-    if name == "nginx" and message.startswith(MAYBE_SEMICOLON):
-        note = "Nginx reads on to the next semicolon: one may be missing on the line before."
+    if name == "nginx":
+        note = next((one for text, one in NGINX_NOTES if text in message), note)
     # Gunicorn has read its own file when it boots workers, which then import the app.
     file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else service.program.file
-    place = place or Place(file)
+    place = place or named_place(site, message) or Place(file)
     data = site.submitted(place.file)
     odd = odd_encoding(data) if data is not None else ""
     if odd and not any(one in odd for one in ACCEPTED[name == "nginx"]):
         note = f"{place.file} {odd}."
     command = shlex.join(service.program.argv)
     return StartFailed(name, f"`{command}` starts and serves", message, place, note)
+
+
+def named_place(site: Site, message: str) -> Place | None:
+    """The line of the learner's that has a path which a message quotes."""
+    for path in re.findall(r'"(/[^"]+)"', message):
+        for name in site.lab.files:
+            text = (site.submitted(name) or b"").decode("utf-8", "replace")
+            for number, line in enumerate(text.splitlines(), 1):
+                if path in line.split("#")[0]:
+                    return Place(name, number)
+    return None
 
 
 def ending(status: int) -> str:
@@ -180,6 +227,15 @@ def python_message(said: str, files: set[str]) -> tuple[str, Place | None]:
     wanted = [LOG_LINE.sub("", line) for line in logged or complaints]
     wanted = [re.sub(r"^Worker \(pid:\d+\)", "A worker", line) for line in wanted]
     return last_lines("\n".join(dict.fromkeys(wanted))), None
+
+
+def uwsgi_message(said: str, files: set[str]) -> tuple[str, Place | None]:
+    """Find the traceback of the app, or what uWSGI complains about among all that it tells."""
+    message, place = python_message(said, files)
+    if "Traceback (most recent" in said and place:
+        return message, place
+    complaints = [line for line in said.splitlines() if UWSGI_COMPLAINT.search(line)]
+    return last_lines("\n".join(dict.fromkeys(complaints)) or said), place
 
 
 def read_traceback(lines: list[str], files: set[str]) -> tuple[str, Place | None]:

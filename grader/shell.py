@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grader.errors import StartFailed
 from grader.lab import Lab, read_submission
-from grader.sandbox import find_program, search_path
+from grader.sandbox import SERVICE_ID, find_program, search_path, two_users_allowed
 from grader.site import Site
 from grader.text import clean
 
@@ -54,4 +54,12 @@ def run_in(site: Site, argv: list[str]) -> int:
         "PS1": f"[box of lab {site.lab.number}] \\w# ",
     }
     inside = ["sh", "-c", 'cd /srv/board && exec "$@"', "sh", *argv]
+    if site.lab.acme:
+        from grader.acme import ENVIRONMENT
+
+        environment |= ENVIRONMENT
+        # What certbot makes must be the services' own: on a server all of it is root's.
+        if two_users_allowed():
+            user = str(SERVICE_ID)
+            inside = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", *inside]
     return subprocess.run([*enter, "--", *inside], env=environment).returncode

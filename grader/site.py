@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from grader.errors import GraderError, StartFailed, UsageError
 from grader.hosts import given_files, host_env, program_of
-from grader.lab import SOLUTIONS, Lab, find_lab, load_lab, read_submission
+from grader.lab import SOLUTIONS, Lab, find_lab, given_folders, load_lab, read_submission
 from grader.machine import File, Machine
 from grader.sandbox import SERVER_V4, SERVER_V6, ZONE, Box
 from grader.services import start_failure, start_seconds
@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 TICKS = (0.002, 0.02)  # seconds between two looks at what is waited for: at first, at last
 VISITOR = "203.0.113.7"
 VISITOR_V6 = "2001:db8::7"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 CONTROL_SOCKET = "gunicorn.ctl"  # Gunicorn's own, since 25.1; answers no HTTP
 
 
@@ -81,7 +82,7 @@ class Service:
         self.site = site
         self.name = name
         self.program = program_of(site.lab, name)
-        self.env = dict(env)
+        self.env = {**self.program.env, **env}
         self.pid = 0
 
     def spawn(self) -> None:
@@ -208,14 +209,22 @@ class Site:
         key_type: str = "ECDSA",
         small_buffers: bool = True,
     ) -> None:
+        if lab.systemd:
+            raise UsageError(
+                f"lab {lab.number} is about systemd, and no box has one; see its README"
+            )
         self._describe(lab, files)
-        given = given_files(lab)
+        given = given_files(lab) + given_folders(lab)
         if lab.certificates:
             from grader.certificates import make_certificates  # slow to import
 
-            made = make_certificates(key_type)
+            made = make_certificates(key_type, lab.names)
             self.root = made.root
             given += made.files
+        if lab.acme:
+            from grader import acme
+
+            given += acme.given_files()
         self.small_buffers = small_buffers
         self.box: Machine = Box(
             [*given, *self.files], wall=wall, limited=wall > 0, small_buffers=small_buffers
@@ -300,6 +309,10 @@ class Site:
         Those that were started already are waited for alone.
         """
         self._front = None
+        if self.lab.acme and not self.box.real:
+            from grader import acme
+
+            acme.begin(self)
         started: list[Service] = []
         for service in self.services.values():
             # It may not take the port of one before, which has to listen first. Hosts cannot: each
@@ -314,6 +327,8 @@ class Site:
             started.append(service)
         for service in started:
             service.wait_ready()
+        if self.lab.acme and not self.box.real:
+            acme.trust(self)
 
     def service(self, name: str) -> Service:
         """One of the services, by its program's name."""
@@ -491,7 +506,7 @@ class Site:
         """POST as a new visitor; see `request`."""
         return self.request("POST", path, **options)
 
-    def answers(self, listener: Listener) -> bool:
+    def answers(self, listener: Listener, request: bytes = HEALTH) -> bool:
         """Tell whether HTTP comes back from a listening socket; used while a service starts."""
         try:
             if listener.path:
@@ -504,9 +519,7 @@ class Site:
                 made.connect((any_host.get(listener.host, listener.host), listener.port))
             with made:
                 made.settimeout(2)
-                made.sendall(
-                    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-                )
+                made.sendall(request)
                 return made.recv(5) == b"HTTP/"
         except OSError:
             return False

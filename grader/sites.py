@@ -22,6 +22,7 @@ class Sites:
     """The boxes of one lab: a shared one, and those that single checks ask for."""
 
     in_turn = False  # whether there is one site for all, so that no check may run beside another
+    nowhere = False  # whether this machine cannot have any
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab

@@ -52,6 +52,15 @@ def expectation(answer: Path) -> dict[str, Any]:
     return tomllib.loads((answer / "expect.toml").read_text())
 
 
+def one_each(found: list[Path]) -> list[Path]:
+    """Of these wrong answers, for each check the one that fails it and the fewest others."""
+    kept: dict[tuple[str, str], Path] = {}
+    for answer in sorted(found, key=lambda one: len(expectation(one)["fails"])):
+        for name in expectation(answer)["fails"]:
+            kept.setdefault((answer.parent.name, name), answer)
+    return list(dict.fromkeys(kept.values()))
+
+
 def lay_out(answer: Path, target: Path) -> Path:
     """Copy the solution of an answer's lab, with the answer's own files over it."""
     shutil.copytree(ROOT / "solutions" / answer.parent.name, target)
@@ -64,8 +73,12 @@ def lay_out(answer: Path, target: Path) -> Path:
     return target
 
 
-def grade(lab: str, *options: str, scratch: Path) -> Graded:
-    """Run pytest on a lab's folder as a learner does, and read its results."""
+def grade(lab: str, *options: str, scratch: Path, seed: str | None = None) -> Graded:
+    """Run pytest on a lab's folder as a learner does, and read its results.
+
+    With a seed, what is drawn is the same each time, as a golden card needs it.
+    """
+    options += (f"--seed={seed}",) if seed else ()
     results = scratch / "results.json"
     results.unlink(missing_ok=True)
     done = subprocess.run(
@@ -94,6 +107,7 @@ MASKS = [
     (r"\b\d+\.\d+ s\b", "<seconds> s"),
     (r"\bsession=[\w.-]+", "session=<random>"),
     (r"\bexcess: \d+\.\d+", "excess: <number>"),
+    (r"\bmeasured: [\d.e+]+ times", "measured: <number> times"),
     (r"/notices/\d+\?", "/notices/<id>?"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
     (r"X-Cache: (STALE|UPDATING)", "X-Cache: <an old page>"),  # whether others asked just then

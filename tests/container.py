@@ -1,32 +1,22 @@
-"""A whole server for tests: a systemd container on a copy of a root tree, gone when it is over.
+"""A whole server for tests: a container on the bare root tree, with a clone, and provisioned.
 
-What is written goes to memory (`--volatile=overlay`): the tree stays as it was, and several
-containers may use it at once. The container has a network of its own, with no way out.
+What boots it is `grader.container`; what it is booted on, `grader.tree`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
 
-Seen = TypeVar("Seen")
+from grader import tree
+from grader.container import Container, ContainerError
+from grader.container import booted as booted_on
+from grader.tree import missing, wheels
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOT_TREE = Path("/var/tmp/course-rootfs")
-PYTHON = "3.11"  # of Debian 12
-WHEELS = Path("/var/tmp/course-wheels")
+ROOT = tree.ROOT
+ROOT_TREE = tree.BARE
 CLONE = "/home/vagrant/course"  # the course in a server
 # As in the Vagrantfile: what `course` makes is not in the clone. pip has no network in there.
 APART = {
@@ -35,112 +25,8 @@ APART = {
     "PIP_NO_INDEX": "1",
     "PIP_FIND_LINKS": "/mnt/wheels",
 }
+booted = partial(booted_on, ROOT_TREE)
 LEFT_OUT = (".venv", ".git", ".course", "site", "__pycache__", ".*_cache", "*.egg-info")
-NSPAWN = "systemd-nspawn"
-# Mounts, names, memory, network, processes and cgroups are its own; and its root, and its "/".
-NAMESPACES = ["-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
-
-BOOT_SECONDS = 60.0  # it takes one on an idle machine
-STOP_SECONDS = 30.0
-RUN_SECONDS = 120.0
-ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-}
-
-
-class ContainerError(Exception):
-    """It did not boot, or did not stop; with the end of what it printed."""
-
-
-def missing() -> str:
-    """Why no container can be booted here; "" when one can."""
-    if os.geteuid():
-        return "a systemd container needs root"
-    for program, package in (
-        (NSPAWN, "systemd-container"),
-        ("nsenter", "util-linux"),
-        ("setpriv", "util-linux"),
-    ):
-        if shutil.which(program) is None:
-            return f"{program} is missing:  apt-get install {package}"
-    if not (ROOT_TREE / "etc" / "course-rootfs").is_file():
-        return f"there is no root tree:  tests/vm/rootfs {ROOT_TREE}"
-    return ""
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container that has booted.
-
-    Attributes:
-        name: of the machine, different for each.
-        init: the process id, outside, of its first process.
-    """
-
-    name: str
-    init: int
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        user: str = "root",
-        cwd: str = "/",
-        env: Mapping[str, str] | None = None,
-        typed: str = "",
-        seconds: float = RUN_SECONDS,
-        check: bool = True,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a program inside, to its end; stdout and stderr come together in `stdout`.
-
-        Args:
-            argv: the program and its arguments.
-            user: whom it runs as; not root: with that user's home and /etc/environment, as after
-                a login.
-            cwd: where.
-            env: further variables.
-            typed: what it reads from standard input.
-            seconds: after which it is killed; its status is then 124 or 137.
-            check: whether any other end than with status 0 is an error.
-
-        Raises:
-            ContainerError: it failed; with what it printed.
-        """
-        command = [*self.inside(), "timeout", "--kill-after=5", f"{seconds:g}"]
-        if user != "root":
-            # -: PAM reads /etc/environment, and the profile is the user's.
-            given = [f"{name}={value}" for name, value in (env or {}).items()]
-            script = 'cd -- "$1" && shift && exec env -- "$@"'
-            command += ["su", "-", user, "-c", script, "--", "sh", cwd, *given, *argv]
-        else:
-            command += ["env", "--chdir", cwd, "--", *argv]
-        try:
-            done = subprocess.run(
-                command,
-                env={**ENVIRONMENT, **(env or {})},
-                input=typed,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=seconds + 15,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ContainerError(f"{argv} did not end:\n{error.stdout!r}") from None
-        if check and done.returncode:
-            raise ContainerError(f"{argv} ended with {done.returncode}:\n{done.stdout}")
-        return done
-
-    def sh(self, script: str, **options: object) -> str:
-        """Run a shell script inside as root; returns what it printed."""
-        return self.run(["sh", "-euc", script], **options).stdout  # type: ignore[arg-type]
-
-    def inside(self) -> list[str]:
-        """The beginning of a command line that runs a program inside."""
-        return ["nsenter", "-t", str(self.init), *NAMESPACES, "--"]
 
 
 @contextmanager
@@ -150,7 +36,7 @@ def server(root: Path = ROOT_TREE) -> Iterator[Container]:
     Raises:
         ContainerError: it did not boot, or provisioning failed.
     """
-    with booted(root, binds={ROOT: "/mnt/course", wheels(): "/mnt/wheels"}) as container:
+    with booted_on(root, binds={ROOT: "/mnt/course", wheels(): "/mnt/wheels"}) as container:
         copy_clone(container)
         provision(container)
         yield container
@@ -171,173 +57,13 @@ def provision(container: Container) -> str:
     return container.run(["bash", script, CLONE], env=APART, seconds=300).stdout
 
 
-def wheels() -> Path:
-    """A folder with the packages of requirements.txt as wheels, downloaded on first use.
-
-    Raises:
-        ContainerError: they could not be downloaded.
-    """
-    pins = ROOT / "requirements.txt"
-    made = WHEELS / hashlib.sha256(pins.read_bytes()).hexdigest()[:16]
-    WHEELS.mkdir(exist_ok=True)
-    with (WHEELS / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two tests may need them at the same moment
-        if not made.is_dir():
-            with tempfile.TemporaryDirectory(dir=WHEELS) as folder:
-                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-                # For the Python of the root tree, whichever this one is.
-                command += ["--only-binary=:all:", f"--python-version={PYTHON}"]
-                command += ["-r", str(pins), "-d", f"{folder}/made"]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-                if done.returncode:
-                    raise ContainerError(f"pip could not download the wheels:\n{done.stderr}")
-                Path(folder, "made").rename(made)
-    return made
-
-
-@contextmanager
-def booted(
-    root: Path = ROOT_TREE, *, binds: Mapping[Path, str] | None = None
-) -> Iterator[Container]:
-    """Boot a container on a root tree, and stop it at the end.
-
-    Args:
-        root: the tree; it is not changed.
-        binds: folders of this machine to show inside, read-only, by their paths there.
-
-    Raises:
-        ContainerError: it did not boot in time.
-    """
-    with tempfile.TemporaryDirectory(prefix="course-container-") as folder:
-        name = Path(folder).name.replace("_", "-").rstrip("-")  # as a host may be called
-        console = Path(folder, "console")
-        with own_cgroups(name) as cgroups, console.open("wb") as printed:
-            nspawn = start(root, name, cgroups, binds or {}, printed)
-            try:
-                init = wait(lambda: first_process(nspawn), nspawn, console, "its first process")
-                container = Container(name, init)
-                wait(lambda: is_up(container), nspawn, console, "the end of the boot")
-                # In a container parts of /proc are covered, and the kernel then lets nobody mount
-                # another one. A whole one somewhere, for root alone, lets bubblewrap make boxes.
-                container.sh(
-                    "mkdir -m 700 /run/whole && mkdir /run/whole/proc"
-                    " && mount -t proc proc /run/whole/proc"
-                )
-                yield container
-            finally:
-                stop(nspawn)
-
-
-def start(
-    root: Path, name: str, cgroups: Sequence[Path], binds: Mapping[Path, str], printed: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    """Start nspawn; it dies with this process, and the container with it."""
-    command = [NSPAWN, "--quiet", f"--directory={root}", "--volatile=overlay", f"--machine={name}"]
-    command += ["--boot", "--private-network", "--resolv-conf=off", "--console=pipe"]
-    if cgroups:
-        command += ["--register=no", "--keep-unit"]
-    for source, target in binds.items():
-        command += [f"--bind-ro={source}:{target}"]
-    script = 'for one in $1; do echo $$ >"$one/cgroup.procs"; done; shift; exec "$@"'
-    first = ["setpriv", "--pdeathsig", "KILL", "sh", "-euc", script, "sh"]
-    # nspawn does not take the container with it when it is killed. In a process namespace of its
-    # own it does: the kernel ends all of one together.
-    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return subprocess.Popen(
-        [*first, " ".join(map(str, cgroups)), *alone, *command],
-        stdin=subprocess.DEVNULL,
-        stdout=printed,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is the test's
-    )
-
-
-@contextmanager
-def own_cgroups(name: str) -> Iterator[list[Path]]:
-    """Cgroups for one container, where no systemd of this machine makes them.
-
-    nspawn makes `payload` and `supervisor` below the cgroup that it is in, and leaves them there: a
-    second container would find them taken.
-    """
-    made: list[Path] = []
-    if not Path("/run/systemd/system").exists():
-        made = [mount / name for mount in hierarchies()]
-    try:
-        for path in made:
-            path.mkdir()
-        yield made
-    finally:
-        for path in made:
-            remove_cgroup(path)
-
-
-def hierarchies() -> list[Path]:
-    """Where the cgroup trees are mounted that systemd uses: version 2's, and version 1's own."""
-    found = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, options, *_ = line.split()
-        if kind == "cgroup2" or (kind == "cgroup" and "name=systemd" in options.split(",")):
-            found.append(Path(where))
-    return found
-
-
-def remove_cgroup(path: Path) -> None:
-    """Remove a cgroup and those below it; waits for processes that are just ending."""
-    end = time.monotonic() + STOP_SECONDS
-    while path.exists():
-        for one in sorted(path.rglob("*/"), reverse=True):
-            with suppress(OSError):
-                one.rmdir()
-        with suppress(OSError):
-            path.rmdir()
-        if time.monotonic() > end:
-            raise ContainerError(f"{path} is not empty")
-        time.sleep(0.02)
-
-
-def first_process(nspawn: subprocess.Popen[bytes]) -> int:
-    """The container's first process, seen from outside; 0 while there is none."""
-    seen = [nspawn.pid]
-    for process in seen:
-        with suppress(OSError):
-            status = Path(f"/proc/{process}/status").read_text()
-            numbers = status.partition("\nNSpid:")[2].partition("\n")[0].split()
-            name = Path(f"/proc/{process}/comm").read_text().strip()
-            if len(numbers) == 3 and numbers[2] == "1" and name == "systemd":
-                return process
-            children = Path(f"/proc/{process}/task/{process}/children").read_text()
-            seen += map(int, children.split())
-    return 0
-
-
-def is_up(container: Container) -> bool:
-    """Whether all that starts at boot has started."""
-    asked = container.run(["systemctl", "is-system-running"], seconds=10, check=False)
-    return asked.stdout.strip() in ("running", "degraded")
-
-
-def wait(
-    look: Callable[[], Seen], nspawn: subprocess.Popen[bytes], console: Path, what: str
-) -> Seen:
-    """Look until something true is seen."""
-    end = time.monotonic() + BOOT_SECONDS
-    while not (seen := look()):
-        if nspawn.poll() is not None or time.monotonic() > end:
-            said = console.read_text(errors="replace")[-2000:]
-            raise ContainerError(f"waited in vain for {what}; it printed:\n{said}")
-        time.sleep(0.05)
-    return seen
-
-
-def stop(nspawn: subprocess.Popen[bytes]) -> None:
-    """Shut the container down; kill it when that takes too long."""
-    if init := first_process(nspawn):
-        with suppress(ProcessLookupError):
-            os.kill(init, signal.SIGRTMIN + 4)
-    else:
-        nspawn.kill()
-    try:
-        nspawn.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        nspawn.kill()
-        nspawn.wait()
+__all__ = [
+    "APART",
+    "CLONE",
+    "ROOT_TREE",
+    "Container",
+    "ContainerError",
+    "booted",
+    "missing",
+    "server",
+]

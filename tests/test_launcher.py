@@ -273,6 +273,18 @@ def test_only_what_is_missing_is_installed(machine: Machine) -> None:
     assert [call.split("recommends ")[1] for call in machine.calls("apt-get")[1:]] == ["bubblewrap"]
 
 
+def test_a_lab_brings_packages_of_its_own(used: Machine) -> None:
+    """What one lab alone needs is installed when that lab is named, and not before."""
+    (used.clone / "labs/07").mkdir()
+    (used.clone / "labs/07/packages").write_text("wrk:wrk\n")
+    used.run("check", "03")
+    assert used.calls("apt-get") == []
+    used.run("check", "7")
+    assert [call.split("recommends ")[1] for call in used.calls("apt-get")[1:]] == ["wrk"]
+    used.run("check", "07")
+    assert used.calls("apt-get") == []
+
+
 def test_sbin_is_on_the_path_of_the_cli(machine: Machine) -> None:
     """The CLI finds nginx in /usr/sbin too."""
     path = machine.run(SHOW_PATH="yes").stdout.strip()
@@ -437,6 +449,24 @@ def test_a_program_that_went_away_is_installed_again(used: Machine) -> None:
     calls = used.calls()
     assert not made_venv(calls)
     assert [call for call in calls if "install" in call and "bubblewrap" in call]
+
+
+def test_a_labs_own_packages_of_python_come_with_that_lab(used: Machine) -> None:
+    """Once, and again when they have changed; for another lab nothing is asked for."""
+    pins = used.clone / "labs/77/requirements.txt"
+    pins.parent.mkdir()
+    pins.write_text("one==1.0\n")
+    used.run("check", "3")
+    assert not used.calls("python -I -m pip")
+    done = used.run("check", "77")
+    assert "installing the packages of labs/77/requirements.txt" in done.stderr
+    (call,) = used.calls("python -I -m pip")
+    assert call.endswith(f"-c {CLONE}/requirements.txt -r {CLONE}/labs/77/requirements.txt")
+    used.run("check", "77")
+    assert not used.calls("python -I -m pip")
+    pins.write_text("one==2.0\n")
+    used.run("shell", "77")
+    assert len(used.calls("python -I -m pip")) == 1
 
 
 def test_changed_pins_are_installed_without_a_new_environment(used: Machine) -> None:

@@ -270,7 +270,7 @@ def test_directives_are_those_of_the_solutions() -> None:
     told = {}
     for name, stands_in, what, lab in rows(sections(DIRECTIVES)["nginx"]):
         found = re.fullmatch(
-            r"\[`(\w+)`\]\(https://nginx\.org/en/docs/http/\w+\.html#(\w+)\)", name
+            r"\[`(\w+)`\]\(https://nginx\.org/en/docs/(?:http/)?\w+\.html#(\w+)\)", name
         )
         assert found and found[1] == found[2], name
         assert len(what) > 20

@@ -72,6 +72,24 @@ def test_a_deployed_solution_passes_live_and_nothing_else_changes(
     assert server.sh(STATE) == before
 
 
+def test_the_lab_about_systemd_is_graded_live_and_everything_is_put_back(
+    server: Container,
+) -> None:
+    deploy(server, "03")
+    before = server.sh(STATE)
+    graded = grade_live(server, "12", "--solution")
+    assert (graded.code, graded.names("passed")) == (0, list(graded.results)), graded.output
+    assert server.sh(STATE) == before
+    assert status(server) == "200"
+
+
+def test_a_wrong_answer_about_systemd_is_caught_live(server: Container, tmp_path: Path) -> None:
+    wrong = place_submission(server, answer("12/no-restart", tmp_path))
+    chosen = "site_answers or killed"
+    graded = grade_live(server, "12", f"--submission={wrong}", "-k", chosen)
+    assert (graded.code, graded.names("failed")) == (1, ["killed"]), graded.output
+
+
 @pytest.mark.parametrize(
     "name",
     ["03/article-sample", "03/no-temporary-file", "04/alias-without-slashes", "06/default-ciphers"],
@@ -210,6 +228,29 @@ def test_a_live_grading_that_is_killed_leaves_nothing(server: Container, victim:
     if victim == "agent":
         # What it left, the next grading puts back first.
         graded = grade_live(server, "02", "-k", "answers")
+        assert graded.code == 0, graded.output
+    server.sh("timeout 60 sh -c 'while [ -e /run/course-live ]; do sleep 0.1; done'")
+    assert server.sh(STATE) == before
+
+
+@pytest.mark.parametrize("victim", ["grader", "agent"])
+def test_a_grading_of_units_that_is_killed_leaves_nothing(server: Container, victim: str) -> None:
+    deploy(server, "03")
+    before = server.sh(STATE)
+    server.sh(
+        f"systemd-run --quiet --collect --unit=units-{victim} -p KillMode=process"
+        f" --setenv=COURSE_VENV={APART['COURSE_VENV']} --setenv=COURSE_STATE=/run/course-state"
+        f" {CLONE}/course check 12 --live --yes --solution -k 'test_restart'"
+    )
+    begun = "systemctl -q is-active board.socket"  # which the server itself does not have
+    server.sh(f"timeout 60 sh -c 'until {begun}; do sleep 0.1; done'")
+    assert "/srv/board/current" in server.sh("ls -d /srv/board/*")
+    if victim == "grader":
+        server.sh("kill -KILL $(systemctl show units-grader -p MainPID --value)")
+    else:
+        server.sh("kill -KILL $(pgrep -f '[g]rader.agent')")
+        # What it left, the next grading puts back first.
+        graded = grade_live(server, "12", "--solution", "-k", "site_answers")
         assert graded.code == 0, graded.output
     server.sh("timeout 60 sh -c 'while [ -e /run/course-live ]; do sleep 0.1; done'")
     assert server.sh(STATE) == before

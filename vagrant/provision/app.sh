@@ -54,7 +54,8 @@ fi
 # --- Its Python --------------------------------------------------------------------------------
 
 # gevent: one of Gunicorn's kinds of workers, which a gunicorn.conf.py may ask for.
-needs=(flask 'gunicorn[gevent]')
+# prometheus_client: what lab 13's app counts with.
+needs=(flask 'gunicorn[gevent]' prometheus_client)
 wanted=$({
   printf '%s\n' "${needs[@]}" "$(readlink -f /usr/bin/python3)"
   cat -- "$clone/requirements.txt"
