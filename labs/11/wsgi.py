@@ -1,0 +1,11 @@
+"""What Gunicorn serves: the board, behind one proxy, over https alone."""
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from board import create_app
+
+app = create_app()
+# The session cookie never travels in the clear. HttpOnly and SameSite=Lax the board sets itself.
+app.config["SESSION_COOKIE_SECURE"] = True
+# One proxy: of each header the last value is the one that Nginx wrote.
+app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)
