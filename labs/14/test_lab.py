@@ -1,0 +1,784 @@
+"""Lab 14, uWSGI instead of Gunicorn: the checks. README.md says what each one asks for.
+
+What Nginx has to do is what lab 03 asks. Those checks are taken from there where nothing that they
+say is about `proxy_pass`.
+"""
+
+import re
+import signal
+import time
+from contextlib import ExitStack
+
+import requests
+
+from grader.board import plain, told_by, whoami
+from grader.borrow import checks_of
+from grader.checks import alone, by_hand, look_at, needs, points
+from grader.commands import run
+from grader.errors import Mismatch, StartFailed
+from grader.machine import File
+from grader.site import wait_for
+from grader.uwsgi import ask
+
+SOCKET = "/run/board/uwsgi.sock"
+RELOAD = "/run/board/reload"
+WSGI = "/srv/board/wsgi.py"
+NEW = "\nimport os\nos.environ['BOARD_INSTANCE'] = 'the new version'\n"
+BROKEN = b"raise RuntimeError('this version cannot be imported')\n"
+
+PLACES = 8  # visitors at once
+MANY = 200  # visitors who come while nobody serves; 100 may wait where nothing is said
+LONG = 7000  # characters of a cookie, and of a link; Nginx takes lines of 8 KB
+HANG_SECONDS = 12  # that a page which never ends may keep its visitor
+WAIT_SECONDS = 2.5  # that others may wait during a reload, while one visitor has a slow page
+SLOW_PAGE = 4  # seconds that this page takes
+BEGIN_SECONDS = 10  # for the first worker to be gone: the slow page may be its own
+MOST_REQUESTS = 3000  # that one worker may answer
+DIFFERENCE = 10  # between the lives of two workers, at least
+
+third = checks_of("03")
+ask_pid = checks_of("02").ask_pid
+
+# For the "by hand" lines: bash, curl and grep are on every machine, ps and pgrep are not.
+URL = "http://board.example"
+A_WORKER = f"pid=$(curl -s {URL}/whoami | grep -o '\"pid\":[0-9]*' | cut -d: -f2)"
+MASTER = "$(cut -d' ' -f4 /proc/$pid/stat)"
+
+
+# --- visitors and workers
+
+
+def workers(site):
+    """The workers' process ids; a uWSGI without any is a mismatch."""
+    found = wait_for(site.service("uwsgi").workers, 5)
+    if not found:
+        raise Mismatch(
+            "a master, and workers that it watches",
+            "uWSGI's first process has no children",
+            "Without `master` nobody looks after the processes that serve.",
+        )
+    return found
+
+
+def all_answer(site):
+    """Wait until each worker has answered: before it has its app, signals do not reach one."""
+    wanted = set(workers(site))
+    seen = set()
+
+    def ask():
+        seen.update(one.value for one in site.together([lambda: ask_pid(site)] * 4))
+        return wanted <= seen
+
+    wait_for(ask, 6)
+
+
+def serves(site, when, seconds=6):
+    """Ask for a page; name the circumstances when it does not come."""
+    try:
+        return whoami(site, timeout=seconds)
+    except requests.RequestException as error:
+        raise Mismatch(f"an answer {when}", str(error)) from None
+
+
+def begin(site, path):
+    """Begin a request and leave it open; returns when the app has it."""
+    before = asked_for(site, path)
+    connection = site.connect()
+    connection.settimeout(20)
+    target = path if "?" in path else f"{path}?"
+    connection.sendall(f"GET {target} HTTP/1.0\r\nHost: board.example\r\n\r\n".encode())
+    if not wait_for(lambda: asked_for(site, path) > before, 6):
+        connection.close()
+        raise Mismatch(f"the app is asked for {path}", "it was not, within 6 s")
+    site.exchanges.clear()  # those that counted; the card is about the one that is open
+    return connection
+
+
+def asked_for(site, path):
+    """How often the app was asked for a page."""
+    try:
+        paths = site.get("/stats", timeout=6).json()["paths"]
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        raise Mismatch("an answer while one visitor waits for another page", "none") from None
+    return paths.get(path.partition("?")[0], 0)
+
+
+def first_line(connection):
+    """The status line of an answer, or what happened instead."""
+    try:
+        data = connection.recv(4096)
+    except OSError as error:
+        return error.strerror or "no answer"
+    return data.split(b"\r\n")[0].decode("latin-1") or "the connection closed without an answer"
+
+
+# --- the way in
+
+
+@points(2)
+@look_at("nginx.conf", "uwsgi_pass", "listen", "server")
+def test_site_answers(site):
+    """Nginx answers on port 80, with the app behind it
+
+    Visitors knock on port 80. Nginx opens, and asks the app for what it cannot answer itself.
+    """
+    owner = site.port_owner(80)
+    if owner != "nginx":
+        lines = (("nginx.conf", "listen"), ("nginx.conf", "server"))
+        got = f"{owner or 'nobody'} listens there"
+        raise Mismatch("nginx listens on port 80", got, look_at=lines)
+    told = whoami(site)
+    if told["instance"] != site.instance:
+        raise Mismatch(
+            "an answer that only the app can give",
+            "another answer, made before the app was asked",
+            look_at=(("nginx.conf", "return"), ("nginx.conf", "location")),
+        )
+
+
+@points(3)
+@look_at("uwsgi.ini", "socket", "http", "[uwsgi]")
+@by_hand("ss -ltnx")
+def test_socket(site):
+    """The unix socket speaks uwsgi, and no port is open
+
+    A port is one more door, and who comes through it comes past Nginx. A socket is a file: there
+    are no strangers on the other side of it.
+    """
+    listeners = site.service("uwsgi").listeners()
+    ports = [str(one) for one in listeners if not one.path]
+    if ports:
+        note = "`http` and `http-socket` are for a uWSGI without Nginx." if http_set(site) else ""
+        raise Mismatch(
+            f"unix:{SOCKET}, and no port",
+            " and ".join(ports),
+            note,
+            (("uwsgi.ini", ports[0].rpartition(":")[2]),),
+        )
+    paths = [one.path for one in listeners]
+    if SOCKET not in paths:
+        raise Mismatch(f"uWSGI listens on unix:{SOCKET}", " and ".join(map(str, listeners)))
+    answer = ask(site, SOCKET, "/whoami")
+    if site.instance.encode() not in answer:
+        raise Mismatch(
+            f"the app's answer to a request by the uwsgi protocol on {SOCKET}",
+            answer.split(b"\r\n")[0].decode("latin-1") or "no answer",
+            "`socket` speaks it; `http-socket` speaks HTTP.",
+        )
+
+
+def http_set(site):
+    """Whether the learner's file has one of the options that open a port for HTTP."""
+    return b"http" in (site.submitted("uwsgi.ini") or b"")
+
+
+@points(2)
+@needs(test_socket)
+@look_at("uwsgi.ini", "chmod-socket", "chmod", "socket")
+@by_hand(f"stat -c '%A %n' {SOCKET}")
+def test_socket_rights(site):
+    """Nginx's group may use the socket, and nobody else may
+
+    Nginx and the app run as different users on a server. They share a group. A socket that all may
+    write to lets any program of the machine say that it is Nginx.
+    """
+    mode = int(run(site, ["stat", "-c", "%a", SOCKET]).stdout, 8)
+    if mode & 0o020 and mode & 0o200 and not mode & 0o002:
+        return
+    note = "To connect to a unix socket takes the right to write to it."
+    if not mode & 0o020:
+        note += " On a server Nginx would answer 502, and log (13: Permission denied)."
+    raise Mismatch("mode 660: owner and group may write, others not", f"mode {mode:o}", note)
+
+
+@points(1)
+@look_at("nginx.conf", "listen")
+def test_ipv6(site):
+    """It answers on IPv6 too
+
+    `listen 80` means IPv4 alone. Visitors whose network prefers IPv6 see a refused connection.
+    """
+    third.test_ipv6(site)
+
+
+# --- what the app knows
+
+
+def check_client(site, address, **options):
+    """The app knows a visitor's address."""
+    client = plain(whoami(site, source=address, **options)["client"])
+    if client != address:
+        raise Mismatch(
+            f"client {address}",
+            f"client {client or '(empty)'}",
+            "The app takes it from REMOTE_ADDR, unless something in wsgi.py replaces that.",
+            (
+                ("wsgi.py", "ProxyFix("),
+                ("wsgi.py", "REMOTE_ADDR"),
+                ("nginx.conf", "REMOTE_ADDR"),
+                ("nginx.conf", "uwsgi_pass"),
+            ),
+        )
+
+
+@points(3)
+@needs(test_ipv6)
+def test_visitor_address(site):
+    """The app sees the visitor's address, IPv4 or IPv6
+
+    Without it every log line, rate limit and ban hits Nginx itself.
+    """
+    for address in ("203.0.113.7", "203.0.113.99"):
+        check_client(site, address)
+    check_client(site, "2001:db8::7", family=6)
+
+
+@points(3)
+@look_at("nginx.conf", "HTTP_HOST", "uwsgi_pass")
+def test_host(site):
+    """The app sees the host and port that were asked for
+
+    Its links and redirects are made of them. The VM forwards port 8080 to 80: links without the
+    port lead nowhere, and `$host` leaves it out.
+    """
+    for host in ("board.example", "www.board.example", "board.example:8080"):
+        url = whoami(site, host=host)["url"]
+        if url != f"http://{host}/whoami":
+            raise Mismatch(f"url http://{host}/whoami", f"url {url}")
+    third.test_redirects(site)
+
+
+@points(2)
+@needs(test_visitor_address)
+@look_at("wsgi.py", "ProxyFix(", "HTTP_", "app.wsgi_app", "app =")
+def test_spoofed_address(site):
+    """A visitor cannot claim another address
+
+    Anyone can send X-Forwarded-For. Here Nginx says the address in REMOTE_ADDR, so an app that
+    still looks into the header looks at what the visitor wrote.
+    """
+    for headers in third.SPOOFED_ADDRESSES:
+        told = third.whoami_unless_refused(site, headers)
+        client = plain(told.get("client")) if told else "203.0.113.7"
+        if client != "203.0.113.7":
+            raise Mismatch("client 203.0.113.7", f"client {client}")
+
+
+@points(2)
+@look_at("nginx.conf", "HTTP_X_FORWARDED", "UWSGI_SCHEME", "uwsgi_pass")
+def test_spoofed_scheme(site):
+    """A visitor cannot claim to have come over https
+
+    uWSGI believes X-Forwarded-Proto and X-Forwarded-Ssl, whoever sent them. Nginx passes on all
+    that it is not told to replace, and links and secure cookies go wrong.
+    """
+    for headers in third.SPOOFED_SCHEMES:
+        told = third.whoami_unless_refused(site, headers)
+        if told and told.get("scheme") != "http":
+            name = next(iter(headers))
+            raise Mismatch("scheme http", f"scheme {told.get('scheme')}, as {name} says")
+
+
+@points(1)
+@needs(test_host)
+@look_at("wsgi.py", "ProxyFix(", "app.wsgi_app", "app =")
+def test_spoofed_host(site):
+    """A visitor cannot change the links that the app makes
+
+    A page, a cached page or a password mail with links to evil.test is how accounts are stolen.
+    """
+    for headers in third.SPOOFED_HOSTS:
+        told = third.whoami_unless_refused(site, headers)
+        url = told.get("url") if told else "http://board.example/whoami"
+        if url != "http://board.example/whoami":
+            raise Mismatch(
+                "url http://board.example/whoami",
+                f"url {url}",
+                f"The app believes {next(iter(headers))}, and Nginx does not replace it.",
+            )
+
+
+# --- what passes
+
+
+@points(1)
+@look_at("nginx.conf", "REQUEST_URI", "rewrite", "uwsgi_pass")
+def test_paths(site):
+    """Paths and queries arrive byte for byte
+
+    REQUEST_URI is what the visitor wrote. PATH_INFO is what Nginx made of it: decoded, and with
+    double slashes merged.
+    """
+    third.test_paths(site)
+
+
+@points(2)
+@look_at("nginx.conf", "uwsgi_pass_request", "limit_except", "client_max_body_size", "uwsgi_pass")
+def test_methods_and_bodies(site):
+    """Methods, headers and bodies up to 1 MB pass
+
+    The app decides what it accepts. A proxy in front of it is no reason to lose an upload.
+    """
+    third.test_methods_and_bodies(site)
+
+
+@points(2)
+@look_at("nginx.conf", "HTTP_TRANSFER_ENCODING", "uwsgi_request_buffering", "uwsgi_pass")
+def test_chunked_body(site):
+    """A body in chunks passes
+
+    Nginx puts the chunks together and says the length. But it passes `Transfer-Encoding: chunked`
+    on, too, and Flask then takes the length for unknown and the body for empty.
+    """
+    third.test_chunked_body(site)
+
+
+@points(3)
+@look_at("uwsgi.ini", "buffer-size", "[uwsgi]")
+@by_hand(
+    f"long=$(head -c {LONG} /dev/zero | tr '\\0' c);"
+    f' curl -s -o /dev/null -w "%{{http_code}}\\n" -b "note=$long" "{URL}/whoami?$long"'
+)
+def test_long_headers(site):
+    """A long link with a long cookie passes
+
+    uWSGI reads all variables of a request into one buffer. What does not fit is thrown away, and
+    the visitor gets 502. It has 4096 bytes unless you say otherwise.
+    """
+    cookie = "note=" + "c" * LONG
+    query = "q" * LONG
+    reply = site.get(f"/whoami?{query}", headers={"Cookie": cookie})
+    site.exchanges.clear()  # 14 KB would fill the card
+    if reply.status_code != 200:
+        raise Mismatch(
+            f"an answer to a link of {LONG} characters, sent with a cookie of {LONG}",
+            f"status {reply.status_code}",
+            f"The link goes twice, in REQUEST_URI and in QUERY_STRING: {3 * LONG} bytes and more.",
+        )
+    if third.reached_the_app(told_by(reply)).get("Cookie") != cookie:
+        raise Mismatch("the cookie as it was sent", "another one, or none")
+
+
+@points(2)
+@look_at("nginx.conf", "uwsgi_request_buffering", "uwsgi_pass")
+@by_hand(
+    third.BY_HAND % r"POST /upload HTTP/1.1\r\nHost: board.example\r\nContent-Length: 99\r\n\r\n"
+)
+def test_slow_senders(site):
+    """50 visitors who send slowly keep nobody waiting
+
+    One phone in a tunnel sends a line a minute. Nginx takes the whole request in before it troubles
+    the app, unless it is told not to.
+    """
+    third.test_slow_headers(site)
+    third.test_slow_bodies(site)
+
+
+@points(1)
+@look_at("nginx.conf", "uwsgi_buffering", "uwsgi_max_temp_file_size", "uwsgi_buffer", "uwsgi_pass")
+@by_hand(third.BY_HAND % rf"GET /big?kb={third.BIG_KB} HTTP/1.1\r\nHost: board.example\r\n\r\n")
+def test_slow_readers(site):
+    """50 visitors who read slowly keep nobody waiting
+
+    Nginx takes the app's page at full speed and hands it out as slowly as each visitor reads. So
+    the app is free after milliseconds.
+    """
+    third.test_slow_readers(site)
+
+
+@points(1)
+@look_at("nginx.conf", "error_page", "uwsgi_intercept_errors", "uwsgi_next_upstream")
+@by_hand("curl -i http://board.example/crash; curl -s http://board.example/stats")
+def test_error_pages(site):
+    """The app's own pages for 404 and 500 show
+
+    The app knows what it was doing and whose language to speak. One mistake in one view must not
+    take the site down, nor run twice.
+    """
+    third.test_error_pages(site)
+    third.test_after_a_crash(site)
+
+
+# --- places
+
+
+@points(2)
+@look_at("uwsgi.ini", "processes", "workers", "threads", "[uwsgi]")
+@by_hand(f"time (for i in $(seq {PLACES}); do curl -s '{URL}/slow?seconds=1' & done; wait)")
+def test_eight_at_once(site):
+    """Eight one-second requests at once are done within 3 s
+
+    A process without threads serves one visitor at a time. Eight need eight places, or half as
+    many and two rounds.
+    """
+    calls = [lambda: site.get("/slow?seconds=1", timeout=20)] * PLACES
+    done = site.together(calls)
+    for one in done:
+        if one.error:
+            raise one.error
+        if one.value.status_code != 200:
+            raise Mismatch(f"{PLACES} answers with status 200", f"status {one.value.status_code}")
+    slowest = max(one.seconds for one in done)
+    if slowest > 3:
+        raise Mismatch(
+            f"the last of {PLACES} answers within 3 s",
+            f"it came after {slowest:.1f} s",
+            "They came one after the other, or in rounds: there are too few places.",
+        )
+
+
+@points(3)
+@look_at("uwsgi.ini", "listen", "socket")
+@by_hand("grep listen /srv/board/uwsgi.ini; cat /proc/sys/net/core/somaxconn")
+def test_many_wait(site):
+    """200 visitors who come in the same moment are all served
+
+    The kernel keeps a queue for the socket. When it is full, Nginx cannot connect and answers 502.
+    uWSGI asks for a queue of 100.
+    """
+    uwsgi = site.service("uwsgi")
+    everybody = [one["pid"] for one in uwsgi.processes()]
+    request = b"GET /whoami HTTP/1.0\r\nHost: board.example\r\n\r\n"
+    with ExitStack() as opened:
+        uwsgi.freeze(everybody)  # so that nobody is served before all have come
+        opened.callback(uwsgi.signal, signal.SIGCONT, everybody)
+        came = []
+        for number in range(MANY):
+            visitor = opened.enter_context(site.connect(f"203.0.113.{number % 200 + 10}"))
+            visitor.settimeout(20)
+            visitor.sendall(request)
+            came.append(visitor)
+        wait_for(lambda: not waiting(site, came), 10)
+        uwsgi.signal(signal.SIGCONT, everybody)
+        lines = [first_line(one) for one in came]
+    lost = [one for one in lines if "200" not in one]
+    if lost:
+        raise Mismatch(f"an answer to each of {MANY} visitors", f"{lost[0]}, for some of them")
+
+
+def waiting(site, visitors):
+    """Whether Nginx has still to read what some of these visitors have sent."""
+    wanted = {one.getsockname()[:2] for one in visitors}
+    return any(
+        tuple(one["remote"]) in wanted and (one["unread"] or not one["inode"])
+        for one in site.connections()
+    )
+
+
+# --- what it writes
+
+
+SLOW = ((0.2, "seconds=2e-1"), (0.7, "seconds=7e-1"))  # written so that a log of it shows no time
+UNITS = (1, 1000, 1_000_000)
+
+
+@points(2)
+@look_at("uwsgi.ini", "disable-logging", "log-format", "logformat", "logto", "log", "[uwsgi]")
+@by_hand(f"curl -s '{URL}/slow?seconds=0.7'")
+def test_access_log(site):
+    """One line per request is logged, with the time taken
+
+    The first question about a slow site is which pages are slow: Nginx's time has the way to the
+    visitor in it, this one has the app's alone.
+    """
+    lines, took = [], []
+    for _, query in SLOW:
+        before = printed(site)
+        started = time.monotonic()
+        site.get(f"/slow?{query}")
+        took.append(time.monotonic() - started)
+        lines.append(line_for(site, before))
+    numbers = []
+    for line, (_, query) in zip(lines, SLOW, strict=True):
+        numbers.append(
+            [float(one) for one in re.findall(r"\d+(?:\.\d+)?", line.replace(query, ""))]
+        )
+    for values in zip(*numbers, strict=False):
+        for unit in UNITS:
+            spans = zip(values, SLOW, took, strict=True)
+            # It looks at the clock once more when the visitor has the answer already.
+            if all(s[0] * 0.98 <= v / unit <= t * 1.25 + 0.05 for v, s, t in spans):
+                return
+    raise Mismatch(
+        f"the time taken, {SLOW[1][0]} s, in the line, better than to a second", lines[1]
+    )
+
+
+def printed(site):
+    """How much uWSGI has written so far, on each stream."""
+    return {stream: len(site.service("uwsgi").log(stream)) for stream in ("stdout", "stderr")}
+
+
+def line_for(site, before):
+    """The one new line that names /slow; any other number is a mismatch."""
+    uwsgi = site.service("uwsgi")
+
+    def lines(path="/slow"):
+        new = [uwsgi.log(stream)[size:] for stream, size in before.items()]
+        return [line for text in new for line in text.splitlines() if path in line]
+
+    if not wait_for(lines, 3):
+        raise Mismatch(
+            "a line that names /slow on standard output or standard error",
+            "none within 3 s",
+            "uWSGI writes one for each request, unless it is told not to, or to write elsewhere.",
+        )
+    # A second line for the same request would be there before one for the next request.
+    whoami(site)
+    wait_for(lambda: lines("/whoami"), 3)
+    if len(lines()) != 1:
+        raise Mismatch("one line for one request", "\n".join([f"{len(lines())} lines:", *lines()]))
+    return lines()[0]
+
+
+# --- processes that fail
+
+
+@points(2)
+@look_at("uwsgi.ini", "master", "[uwsgi]")
+@by_hand(f"{A_WORKER}; kill -9 $pid; sleep 3; ls -d /proc/$pid; curl {URL}/whoami")
+def test_killed_worker(site):
+    """A killed worker is replaced
+
+    The kernel kills a process when memory runs out. The master makes a new one.
+    """
+    uwsgi = site.service("uwsgi")
+    before = workers(site)
+    killed = int(whoami(site)["pid"])
+    uwsgi.signal(signal.SIGKILL, [killed])
+    if not wait_for(lambda: len(set(uwsgi.workers()) - {killed}) >= len(before), 10):
+        raise Mismatch("a new worker within 10 s", "none")
+    serves(site, "after a worker was killed")
+
+
+@points(3)
+@alone
+@look_at("uwsgi.ini", "harakiri", "master", "[uwsgi]")
+@by_hand(f"curl -i -m 20 {URL}/hang & sleep 1; curl -m 5 {URL}/whoami; wait")
+def test_hang(site):
+    """A page that hangs is ended; others are served meanwhile
+
+    uWSGI's master does not listen for heartbeats. It looks at the clock of each request, and kills
+    a worker whose request takes longer than `harakiri`.
+    """
+    uwsgi = site.service("uwsgi")
+    before = set(workers(site))
+    # The slow one first: when the other is ended, it ends all that runs in the same process.
+    with begin(site, f"/slow?seconds={SLOW_PAGE}") as slow, begin(site, "/hang") as hanging:
+        started = time.monotonic()
+        # So many that a process which has threads gets some, too.
+        for _ in range(40):
+            serves(site, "while one request hangs")
+        site.exchanges.clear()
+        answer = first_line(slow)
+        if " 200" not in answer:
+            raise Mismatch(
+                f"a {SLOW_PAGE}-second page is answered: it is slow, and does not hang",
+                answer,
+                "`harakiri` counts whole seconds: 5 can be little more than 4.",
+            )
+        hanging.settimeout(max(0.1, HANG_SECONDS - (time.monotonic() - started)))
+        answer = first_line(hanging)
+    if " 50" not in answer:
+        threads = re.search(rb"(?m)^\s*threads.*", site.submitted("uwsgi.ini") or b"")
+        wanted = f"status 502 for the page that hangs, within {HANG_SECONDS} s"
+        if not threads:
+            raise Mismatch(wanted, answer)
+        note = "`harakiri` does not see what hangs in a process with threads."
+        raise Mismatch(wanted, answer, note, [("uwsgi.ini", threads[0].decode().strip())])
+    if not wait_for(
+        lambda: not before <= set(uwsgi.workers()) and len(uwsgi.workers()) >= len(before), 5
+    ):
+        raise Mismatch(
+            "a new worker in the place of the one that hangs",
+            "the old one is still there",
+            "Nginx has given up, but the request still has its place in the app.",
+            (("nginx.conf", "uwsgi_read_timeout"), ("uwsgi.ini", "harakiri")),
+        )
+    serves(site, "afterwards")
+
+
+@points(2)
+@alone
+@look_at("uwsgi.ini", "need-app", "module", "[uwsgi]")
+@by_hand("cd /srv/board; echo 'import nothing_like_this' > wsgi.py; uwsgi --ini uwsgi.ini; echo $?")
+def test_need_app(site):
+    """Without an app uWSGI does not start
+
+    An app that cannot be imported is no reason to stop, unless you say so: uWSGI then answers each
+    visitor with status 500, and systemd believes that all is well.
+    """
+    uwsgi = site.service("uwsgi")
+    uwsgi.kill()
+    site.box.write(File(WSGI, BROKEN))
+    try:
+        uwsgi.start()
+    except StartFailed:
+        if uwsgi.end()[0] is None:
+            raise Mismatch("uWSGI ends when wsgi.py cannot be imported", "it goes on") from None
+        return
+    raise Mismatch(
+        "uWSGI ends when wsgi.py cannot be imported",
+        f"it goes on, and answers with status {site.get('/whoami').status_code}",
+    )
+
+
+# --- reload, stop, renewal
+
+
+@points(5)
+@alone
+@look_at("uwsgi.ini", "touch-", "lazy-apps", "lazy", "master", "[uwsgi]")
+@by_hand(
+    f'echo "{NEW.strip().replace(chr(10), "; ")}" >> wsgi.py; touch {RELOAD}; sleep 8;'
+    f" curl -s {URL}/whoami"
+)
+def test_reload(site):
+    """A touch brings the new version online; nobody waits
+
+    New code comes online by `touch`. One worker after the other ends when its requests are done,
+    and is started anew; the others serve. Nobody is lost, and nobody waits for a slow page of
+    somebody else's.
+    """
+    all_answer(site)
+    wait = reload_once(site, 1)
+    # A machine that has much to do can be late for once.
+    if wait > WAIT_SECONDS:
+        wait = min(wait, reload_once(site, 2))
+    if wait > WAIT_SECONDS:
+        raise Mismatch(
+            f"nobody waits longer than {WAIT_SECONDS} s",
+            f"a page that takes a few milliseconds took {wait:.1f} s",
+            f"All workers waited until the last of them had finished a page of {SLOW_PAGE} s."
+            if len(workers(site)) > 1
+            else "With a single process nobody is left to serve while it is replaced.",
+            () if len(workers(site)) > 1 else (("uwsgi.ini", "processes"), ("uwsgi.ini", "master")),
+        )
+
+
+def new_instance(site, before):
+    """What a worker calls itself that was not there before; "" when one of the old ones answers."""
+    told = whoami(site)
+    return "" if told["pid"] in before else told["instance"]
+
+
+def reload_once(site, number):
+    """Bring a new version online under load; the longest time that a visitor waited, in seconds."""
+    uwsgi = site.service("uwsgi")
+    before = set(workers(site))
+    old = (site.submitted("wsgi.py") or b"").decode("utf-8", "replace")
+    version = f"the new version {number}"
+    site.box.write(File(WSGI, (old + NEW.replace("the new version", version)).encode()))
+
+    def visit():
+        return site.get("/whoami", timeout=20).status_code
+
+    with begin(site, f"/slow?seconds={SLOW_PAGE}") as slow, site.load(visit, 2) as results:
+        site.box.write(File(RELOAD, version.encode()))
+        begun = wait_for(lambda: not before <= set(uwsgi.workers()), BEGIN_SECONDS)
+        if not begun and number > 1:
+            # It passes over a touch that comes before the last reload has ended.
+            site.box.write(File(RELOAD, version.encode()))
+        # One after the other takes time. When half of them are gone, it goes on.
+        gone = wait_for(
+            lambda: 2 * len(before & set(uwsgi.workers())) <= len(before),
+            25 if begun or number > 1 else 0,
+        )
+        answer = first_line(slow)
+        ended = uwsgi.end()[0]
+        new = wait_for(lambda: new_instance(site, before), 10) if ended is None else None
+    site.exchanges.clear()  # of so many requests none is the one that failed
+    if ended is not None:
+        raise Mismatch("uWSGI goes on", f"it ended with status {ended}")
+    if not gone:
+        left = len(before & set(uwsgi.workers()))
+        raise Mismatch(
+            f"new workers in the place of the old ones, after a touch of {RELOAD}",
+            f"{left} of {len(before)} old ones are still there",
+        )
+    if " 200" not in answer:
+        raise Mismatch(f"the {SLOW_PAGE}-second request in flight gets its answer", answer)
+    lost = [one for one in results if one.error or one.value != 200]
+    if lost:
+        what = str(lost[0].error or f"status {lost[0].value}")
+        raise Mismatch("an answer to every request", f"{what}, for {len(lost)} of {len(results)}")
+    if new != version:
+        raise Mismatch(
+            "the new workers run the new version",
+            "they run the old one" if new else "none of them answers",
+            "The master has imported the app, and its workers are copies of it.",
+            (("uwsgi.ini", "lazy-apps"), ("uwsgi.ini", "touch-")),
+        )
+    return max(one.seconds for one in results)
+
+
+@points(3)
+@alone
+@look_at(
+    "uwsgi.ini", "unix_signal", "die-on-term", "worker-reload-mercy", "reload-mercy", "[uwsgi]"
+)
+@by_hand(f"{A_WORKER}; curl -i '{URL}/slow?seconds=3' & sleep 1; kill -TERM {MASTER}; wait")
+def test_stop(site):
+    """TERM lets a request in flight finish, and then ends uWSGI
+
+    systemd stops a service with TERM. For uWSGI that means: start again, at once. With
+    `die-on-term` it means: end, at once. Neither waits for a visitor.
+    """
+    uwsgi = site.service("uwsgi")
+    all_answer(site)
+    with begin(site, "/slow?seconds=3") as slow:
+        uwsgi.signal(signal.SIGTERM)
+        answer = first_line(slow)
+    if " 200" not in answer:
+        raise Mismatch("the 3-second request in flight gets its answer", answer)
+    if uwsgi.wait_end(15) is None:
+        raise Mismatch("then uWSGI ends", "it is still there after 15 s")
+
+
+@points(3)
+@alone
+@needs(test_killed_worker)
+@look_at("uwsgi.ini", "max-requests", "min-worker-lifetime", "[uwsgi]")
+@by_hand(f"curl -s '{URL}/whoami?[1-4000]' | grep -o '\"pid\":[0-9]*' | sort | uniq -c")
+def test_workers_are_renewed(site):
+    """Workers are replaced within 3000 requests, not all at once
+
+    A view that leaks a little memory kills the site after a week, unless workers are renewed.
+    If all are renewed at the same request, nobody serves meanwhile.
+    """
+    uwsgi = site.service("uwsgi")
+    first, *others = workers(site)
+    lives = [life(site, first, others)]
+    # The one that has taken its place, and all others but one, wait.
+    for second in others[:1]:
+        wait_for(lambda: set(uwsgi.workers()) - {first, *others}, 10)
+        uwsgi.signal(signal.SIGCONT, [second])
+        lives.append(life(site, second, set(uwsgi.workers()) - {second}))
+    if len(lives) > 1 and abs(lives[0] - lives[1]) < DIFFERENCE:
+        raise Mismatch(
+            f"two workers whose lives differ by {DIFFERENCE} requests or more",
+            "two that lived equally long",
+            "All workers start together, so they would end together too.",
+            (("uwsgi.ini", "max-requests-delta"), ("uwsgi.ini", "max-requests")),
+        )
+
+
+def life(site, worker, others):
+    """Let one worker alone serve until it ends; how many requests it answered."""
+    uwsgi = site.service("uwsgi")
+    uwsgi.freeze(others)
+    count = 0
+    while worker in uwsgi.workers():
+        for _ in range(20):
+            if ask_pid(site) != worker:
+                return count
+            count += 1
+        if count > MOST_REQUESTS:
+            raise Mismatch(
+                f"a new worker after at most {MOST_REQUESTS} requests",
+                f"one worker has answered {count}, and goes on",
+                "No worker ends before it is 10 s old, unless `min-worker-lifetime` says so."
+                if b"max-requests" in (site.submitted("uwsgi.ini") or b"")
+                else "Workers live for ever if you do not say `max-requests`.",
+            )
+    return count
