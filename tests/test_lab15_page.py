@@ -1,0 +1,126 @@
+"""Lab 15's page: every command on it is run, every output and every error-log line is real."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from grader.errors import StartFailed
+from grader.lab import SOLUTIONS, find_lab, read_submission
+from grader.site import Site
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pages import (
+    blocks,
+    check_session,
+    in_box,
+    read_page,
+    sessions,
+    steps,
+    stripped,
+    troubles,
+)
+
+PAGE = read_page("15-put-a-site-online")
+LAB = find_lab("15")
+BEFORE = PAGE.partition("\n## What can go wrong\n")[0]
+TROUBLES = troubles(PAGE)
+
+
+def masked(text: str) -> str:
+    """No blanks at the ends of lines: curl prints a carriage return there."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def test_commands_print_what_the_page_shows() -> None:
+    (check, _), session = sessions(BEFORE)
+    assert (check, session[0]) == ("./course check 15 --solution", "./course shell 15 --solution")
+    assert len(session[1]) == 3
+    check_session(session, masked)
+
+
+def test_the_solution_gets_all_points() -> None:
+    check_session(sessions(BEFORE)[0])
+
+
+def test_shown_lines_are_those_of_the_solution() -> None:
+    solution = stripped((SOLUTIONS / "15" / "nginx.conf").read_text())
+    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
+    assert len(shown) > 7
+    for body in shown:
+        assert "--8<--" in body or stripped(body) in solution, body
+
+
+def test_the_letter_is_shown_from_its_greeting_on() -> None:
+    (line,) = re.findall(r'--8<-- "labs/15/BRIEF.md:(\d+)"', PAGE)
+    lines = (LAB.folder / "BRIEF.md").read_text().splitlines()
+    assert lines[int(line) - 1] == "Dear colleague,"
+
+
+# Heading: file, old text, new text; each for the whole file.
+ALL_ELSE = "    location / {\n        proxy_pass http://board;\n"
+STORED = "proxy_cache pages; proxy_cache_key $request_uri; proxy_cache_lock on;\n"
+MISTAKES: dict[str, list[tuple[str, str]]] = {
+    "Nginx does not start: a zone is already declared for a different use": [
+        ("shared:tls:5m", "shared:pages:5m"),
+    ],
+    'Nginx does not start: "gzip" directive is duplicate': [
+        ("# What stands outside", "gzip on;\n# What stands outside")
+    ],
+    "The documentation has lost its headers": [
+        ("    root /srv/docs;\n", "    root /srv/docs;\n    add_header X-Robots-Tag all;\n")
+    ],
+    "A folder of the documentation is 403": [("    error_page 403 =404 /404.html;\n", "")],
+    "Slow pages come one after the other": [(ALL_ELSE, ALL_ELSE + STORED)],
+    "A page of the app is 404, and the app does not know": [("^/static/.*(~", "(~")],
+    "Some day the style sheet is 404": [("(db|sqlite)[^/.]*", "(db|sqlite)[^/]*")],
+}
+VISITS = """
+curl -skI https://docs.board.example/assets/
+cat /var/log/nginx/error.log
+"""
+
+
+def mistaken(heading: str, folder: Path) -> Path:
+    """Lay out the solution with a mistake in it."""
+    shutil.copytree(SOLUTIONS / "15", folder)
+    text = (folder / "nginx.conf").read_text()
+    for old, new in MISTAKES[heading]:
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "nginx.conf").write_text(text)
+    return folder
+
+
+def log_of(folder: Path) -> str:
+    """The error log after some requests; or what nginx says when it does not start."""
+    try:
+        Site(LAB, read_submission(LAB, folder)).close()
+    except StartFailed as failed:
+        return "[emerg] " + failed.got.replace("nginx.conf", LAB.files["nginx.conf"])
+    return in_box([VISITS.splitlines()], "15", "--submission", str(folder))[0]
+
+
+@pytest.mark.parametrize("heading", TROUBLES)
+def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
+    folder, body = mistaken(heading, tmp_path / "mine"), TROUBLES[heading]
+    if "No line in the log" in body:
+        commands = [[one[2:] for one in lines] for lines, _ in steps(body)]
+        shown = [masked(output) for _, output in steps(body)]
+        log = ["cat /var/log/nginx/error.log"]
+        *printed, said = in_box([*commands, log], "15", "--submission", str(folder))
+        assert [masked(one) for one in printed] == shown
+        assert not re.search(r"\[(error|crit|alert|emerg)\]", said), said
+    else:
+        lines = [text.strip() for language, text in blocks(body) if language == "text"]
+        assert len(lines) == 1
+        assert lines[0] in log_of(folder)
+
+
+def test_all_mistakes_are_on_the_page() -> None:
+    assert list(MISTAKES) == list(TROUBLES)
+    assert len(MISTAKES) >= 5
