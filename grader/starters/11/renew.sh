@@ -1,0 +1,4 @@
+#!/bin/sh
+# Renew the certificate.
+
+certbot renew --force-renewal
