@@ -167,7 +167,7 @@ BY_HAND = {
     ("error-log", "error-log-untouched"): "token=s3cr3t",
     ("app-down", "error-page-without-id"): "502 Bad Gateway",
     ("metrics-add-up", "each-for-itself"): "board_requests_total",
-    ("health", "alive-with-database"): "503 SERVICE UNAVAILABLE",
+    ("health", "alive-by-nginx"): "503 SERVICE UNAVAILABLE",
     ("jq", "no-escape"): '"path":"/slow"',
     ("rotation", "copytruncate"): "board.json.1",
 }

@@ -1204,7 +1204,10 @@ def test_dead_worker(site):
 @points(3)
 @look_at("nginx.conf", "/healthz", "/readyz")
 @look_at("observe.py", "readyz", "healthz", "def watch", "")
-@by_hand(f"chmod 0 /var/lib/board/board.db; for p in healthz readyz; do curl -i {HOME}/$p; done")
+@by_hand(
+    f"curl -s {HOME}/ >/dev/null; chmod 0 /var/lib/board/board.db; "
+    f"for p in healthz readyz; do curl -i {HOME}/$p; done"
+)
 def test_health(site):
     """Does it live, can it serve: two questions, two answers
 
@@ -1258,7 +1261,9 @@ def test_jq(site):
         said = re.sub(r" at line \d+.*", "", done.stderr.strip())
         raise Mismatch("jq reads the log to its end", said[:200])
     found = [parsed(line.encode()) for line in done.stdout.splitlines()]
-    every = [parsed(line) for line in (site.box.read(LOG, MANY) or b"").splitlines()]
+    # Bytes that are no UTF-8 do not stop jq; they are another check's.
+    text = (site.box.read(LOG, MANY) or b"").decode("utf-8", "replace")
+    every = [json.loads(line) for line in text.split("\n")[:-1]]
     # On a machine that is busy, more pages than one may be slow.
     wanted = [one for one in every if one["status"] >= 500 or one["request_time"] > 1]
     paths = [one["path"] for one in found]
