@@ -492,7 +492,7 @@ def test_stale(site):
 
     Yesterday's notices are better than none. And every two seconds somebody would pay for all.
     """
-    ask_again(site, "07", "nobody-waits", "app-down")
+    ask_again(site, "07", "app-down", "nobody-waits")
 
 
 @points(3)
