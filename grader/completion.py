@@ -227,6 +227,8 @@ def examine(path: Path, folder: Path | None, again: bool) -> tuple[list[str], st
     result, code = read_certificate(path)
     files = files_of(lab, submission_folder(lab, False, folder))
     found = doubts(result, code, files)
+    if not found and path.read_text("utf-8", "replace") != draw(result):
+        found.append("The picture shows something else than its result: it was changed.")
     if again and not found:
         points = graded(folder, str(result["seed"]))["points"]["earned"]
         if points != lab.points:

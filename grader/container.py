@@ -27,6 +27,9 @@ NSPAWN = "systemd-nspawn"
 # Mounts, names, memory, network, processes and cgroups are its own; and its root, and its "/".
 NAMESPACES = ["-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
 
+PREFIX = "course-container-"
+PROPAGATED = Path("/run/systemd/nspawn/propagate")
+OLD = 7200.0  # seconds; no container lives that long
 BOOT_SECONDS = 60.0  # it takes one on an idle machine
 STOP_SECONDS = 30.0
 RUN_SECONDS = 120.0
@@ -147,7 +150,8 @@ def booted(
     Raises:
         ContainerError: it did not boot in time.
     """
-    with tempfile.TemporaryDirectory(prefix="course-container-") as folder:
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         name = Path(folder).name.replace("_", "-").rstrip("-")  # as a host may be called
         console = Path(folder, "console")
         with own_cgroups(name) as cgroups, console.open("wb") as printed:
@@ -166,6 +170,20 @@ def booted(
                 yield container
             finally:
                 stop(nspawn, gently)
+                with suppress(OSError):  # nspawn leaves it there
+                    (PROPAGATED / name).rmdir()
+
+
+def sweep() -> None:
+    """Remove what a grader that was killed has left long ago: empty cgroups and folders."""
+    for mount in [*hierarchies(), Path(tempfile.gettempdir())]:
+        for path in mount.glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > OLD:
+                    (path / "console").unlink(missing_ok=True)
+                    for one in sorted(path.rglob("*/"), reverse=True):
+                        one.rmdir()  # fails where a process is
+                    path.rmdir()
 
 
 def start(

@@ -14,7 +14,7 @@ import shlex
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grader import tree
@@ -64,6 +64,7 @@ UNIT_PLACE = re.compile(r"^(\S+?):(\d+): ")
 LOUD = ("rror", "ailed", "nvalid", "nknown", "ailure", "efus", "denied", "No such", "in use")
 IDLE = ("[INFO]", "Scheduled restart job", "Failed with result")
 SYSTEMCTL_SECONDS = 40.0
+READY_SECONDS = 5.0  # for a word to systemd, from an app that answers
 SHOWN = 6  # lines of the journal on a card
 
 
@@ -83,7 +84,6 @@ class ContainerServer(LiveServer):
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._stack.enter_context(PLACES)
         binds = {tree.ROOT: tree.COURSE_THERE}
         try:
             self._container = self._stack.enter_context(
@@ -111,6 +111,10 @@ class ContainerServer(LiveServer):
         """Make TCP sockets that live in the container's network."""
         _, fds = self._ask("sockets", count, {"family": family, "count": count})
         return [socket.socket(fileno=fd) for fd in fds]
+
+    def when_closed(self, call: Callable[[], object]) -> None:
+        """Have something called when it is closed."""
+        self._stack.callback(call)
 
     def close(self) -> None:
         """End the container, at once."""
@@ -154,7 +158,9 @@ class SystemdSite(LiveSite):
         self._front = None
         self.place()
         said = self.run("sh", "-c", START).output
-        if not wait_for(lambda: self.serves() and self.is_active(), start_seconds()):
+        if not wait_for(self.serves, start_seconds()) or not wait_for(
+            self.is_active, READY_SECONDS
+        ):
             raise self.why_not(said)
         for name, service in self.services.items():
             service.pid = int(self.show(UNITS[name])["MainPID"])
@@ -277,7 +283,8 @@ class SystemdSite(LiveSite):
             after: what `now` has said: only what came later.
         """
         self.run("journalctl", "--sync")
-        since = [f"--after-cursor={after or self._begun}"] if after or self._begun else []
+        # Not --after-cursor, which leaves out the first one that is chosen.
+        since = [f"--cursor={after or self._begun}"] if after or self._begun else []
         return self.run("journalctl", *since, "-o", "cat", "--no-pager", "-q", *which).output
 
     def deploy(self, name: str, seconds: float = 60.0) -> Ended:
@@ -333,7 +340,7 @@ class ContainerSites(Sites):
         if options:
             raise GraderError(f"no such options: {', '.join(options)}")
         self.placed = self.files()
-        server = ContainerServer()
+        server = self._server()
         try:
             server.begin(self.lab)
             site = SystemdSite(self.lab, self.placed, server)
@@ -344,6 +351,23 @@ class ContainerSites(Sites):
         if start:
             site.start()
         return site
+
+    def _server(self) -> ContainerServer:
+        """A server, as soon as there is a place for it.
+
+        Raises:
+            StartFailed: with these files no other site has started either.
+        """
+        PLACES.acquire()
+        try:
+            if self.failed:
+                raise self.failed
+            server = ContainerServer()
+        except BaseException:
+            PLACES.release()
+            raise
+        server.when_closed(PLACES.release)
+        return server
 
     def common(self) -> Site:
         """The site that checks share.

@@ -63,6 +63,7 @@ def test_it_is_a_picture_without_anything_from_elsewhere(tmp_path: Path) -> None
         (('"points":5', '"points":6'), "does not fit"),
         (('"day":"2031', '"day":"2032'), "does not fit"),
         (('"seed":"1f', '"seed":"2f'), "does not fit"),
+        ((">2031-05-17</text>", ">2030-05-17</text>"), "shows something else"),
     ],
 )
 def test_a_changed_certificate_is_found_out(
