@@ -1136,7 +1136,7 @@ def test_metrics_bounded(site):
 
 @alone
 @points(3)
-@needs(test_metrics_page)
+@needs(test_metrics_add_up)
 @look_at("gunicorn.conf.py", "mark_process_dead", "child_exit", "workers")
 @look_at("observe.py", "livesum", "Gauge(")
 def test_dead_worker(site):
