@@ -100,6 +100,9 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "wrk": "wrk",
     "h2load": "nghttp2-client",
+}
+# What one lab alone takes; the launcher installs it when that lab is graded.
+PROGRAMS_OF_LABS = {
     "pebble": "pebble",
     "pebble-challtestsrv": "pebble",
     "certbot": "certbot",
@@ -151,7 +154,7 @@ def find_program(name: str) -> str:
         return found
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
-        package = PROGRAMS.get(name, name)
+        package = (PROGRAMS | PROGRAMS_OF_LABS).get(name, name)
         raise NotAllowed(f"{name} is missing. Install it:  sudo apt-get install {package}")
     return found
 
@@ -410,7 +413,7 @@ class Box(Machine):
         Raises:
             NotAllowed: it is one that this machine should have, and has not.
         """
-        if argv[0] in PROGRAMS or argv[0] in LABS_OWN:
+        if argv[0] in PROGRAMS | PROGRAMS_OF_LABS or argv[0] in LABS_OWN:
             find_program(argv[0])
         given = {"PATH": search_path(), "HOME": "/home/board", "LANG": "C.UTF-8", **env}
         answer = self.request("spawn", name=name, argv=list(argv), env=given, cwd=cwd)

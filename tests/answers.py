@@ -52,20 +52,24 @@ def expectation(answer: Path) -> dict[str, Any]:
     return tomllib.loads((answer / "expect.toml").read_text())
 
 
-def few(found: list[Path]) -> list[Path]:
-    """Some of these answers: for each check a wrong one that fails it and the fewest others.
+def few(found: list[Path], most: int = 10) -> list[Path]:
+    """Some of these answers: of each lab the first right one, and at most so many wrong ones.
 
-    And two right ones of each lab, which are graded whole.
+    Each of these fails another check, and few besides.
     """
-    wrong = [one for one in found if one.parent.parent.name == "wrong"]
-    kept: dict[tuple[str, str], Path] = {}
-    for answer in sorted(wrong, key=lambda one: len(expectation(one)["fails"])):
-        for name in expectation(answer)["fails"]:
-            kept.setdefault((answer.parent.name, name), answer)
-    right = [one for one in found if one not in wrong]
-    labs = sorted({one.parent for one in right})
-    twos = [one for lab in labs for one in [one for one in right if one.parent == lab][:2]]
-    return [*dict.fromkeys(kept.values()), *twos]
+    fails = {one: expectation(one)["fails"] for one in found if one.parent.parent.name == "wrong"}
+    right: dict[Path, Path] = {}
+    wrong: dict[Path, dict[str, Path]] = {}
+    for answer in found:
+        if answer not in fails:
+            right.setdefault(answer.parent, answer)
+    for answer in sorted(fails, key=lambda one: len(fails[one])):
+        for name in fails[answer]:
+            wrong.setdefault(answer.parent, {}).setdefault(name, answer)
+    kept = [
+        one for by_check in wrong.values() for one in [*dict.fromkeys(by_check.values())][:most]
+    ]
+    return [*right.values(), *kept]
 
 
 def lay_out(answer: Path, target: Path) -> Path:

@@ -21,9 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let commands rewrite the golden cards, leave most wrong answers out, or nothing at all."""
     parser.addoption("--golden", action="store_true", help="rewrite tests/wrong/*/*/card.txt")
     parser.addoption(
-        "--few-answers",
+        "--short",
         action="store_true",
-        help="grade one wrong answer for each check, and two right ones for each lab",
+        help="grade ten wrong answers and a right one of each lab; leave out what is marked slow",
     )
     parser.addoption(
         "--thorough", action="store_true", help="grade wrong answers with every single check"
@@ -31,8 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave answers out that say little more than others do, where that was asked for."""
-    if not config.getoption("few_answers"):
+    """Leave out what says little more than other tests do, where that was asked for."""
+    if not config.getoption("short"):
         return
     sys.path.insert(0, str(Path(__file__).parent))
     from answers import few  # reads where the state is
@@ -41,5 +41,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     graded = [one for one in items if one.name.startswith(kinds)]
     kept = few([one.callspec.params["answer"] for one in graded])
     left_out = [one for one in graded if one.callspec.params["answer"] not in kept]
+    left_out += [one for one in items if one.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [one for one in items if one not in left_out]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grader.errors import StartFailed
-from grader.lab import Lab, read_solution
+from grader.lab import Lab, read_solution, read_submission
 from grader.site import Site
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -112,3 +112,37 @@ def not_started(lab: Lab, *changes: tuple[str, str, str]) -> str:
     with pytest.raises(StartFailed) as failed:
         site_with(lab, *changes)
     return "[emerg] " + failed.value.got.replace("nginx.conf", lab.files["nginx.conf"])
+
+
+def unpadded(text: str) -> str:
+    """No blanks at the ends of lines: curl prints a carriage return there."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def check_mistake(lab: Lab, folder: Path, body: str, visits: str) -> None:
+    """A mistake's part of a page: its commands print, or the log says, what stands there.
+
+    Args:
+        lab: the lab.
+        folder: the files with the mistake in them.
+        body: the part of the page.
+        visits: commands that make the line of the log.
+    """
+    if "No line in the log" in body:
+        commands = [[one[2:] for one in lines] for lines, _ in steps(body)]
+        log = ["cat /var/log/nginx/error.log"]
+        *printed, said = in_box([*commands, log], lab.number, "--submission", str(folder))
+        assert [unpadded(one) for one in printed] == [unpadded(shown) for _, shown in steps(body)]
+        assert not re.search(r"\[(error|crit|alert|emerg)\]", said), said
+    else:
+        (line,) = [text.strip() for language, text in blocks(body) if language == "text"]
+        assert line in log_after(lab, folder, visits)
+
+
+def log_after(lab: Lab, folder: Path, visits: str) -> str:
+    """The error log after some commands; or what nginx says when it does not start."""
+    try:
+        Site(lab, read_submission(lab, folder)).close()
+    except StartFailed as failed:
+        return "[emerg] " + failed.got.replace("nginx.conf", lab.files["nginx.conf"])
+    return in_box([visits.splitlines()], lab.number, "--submission", str(folder))[0]

@@ -88,7 +88,7 @@ def check_access(page: Page, **rules: Any) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-@pytest.mark.parametrize("palette", SCHEMES)
+@pytest.mark.parametrize("palette", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_page_is_sound(path: str, palette: Palette, address: str, browser: Browser) -> None:
     # A context for each palette: a page remembers the one that it began with.
     with closing(

@@ -173,6 +173,7 @@ BY_HAND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("check", "answer"), BY_HAND)
 def test_what_a_card_says_to_do_by_hand_works(check: str, answer: str, tmp_path: Path) -> None:
     folder = ROOT / "tests" / "wrong" / "13" / answer

@@ -9,20 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from grader.errors import StartFailed
-from grader.lab import SOLUTIONS, find_lab, read_submission
-from grader.site import Site
+from grader.lab import SOLUTIONS, find_lab
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages import (
     blocks,
+    check_mistake,
     check_session,
-    in_box,
     read_page,
     sessions,
-    steps,
     stripped,
     troubles,
+    unpadded,
 )
 
 PAGE = read_page("15-put-a-site-online")
@@ -31,16 +29,11 @@ BEFORE = PAGE.partition("\n## What can go wrong\n")[0]
 TROUBLES = troubles(PAGE)
 
 
-def masked(text: str) -> str:
-    """No blanks at the ends of lines: curl prints a carriage return there."""
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
 def test_commands_print_what_the_page_shows() -> None:
     (check, _), session = sessions(BEFORE)
     assert (check, session[0]) == ("./course check 15 --solution", "./course shell 15 --solution")
     assert len(session[1]) == 3
-    check_session(session, masked)
+    check_session(session, unpadded)
 
 
 def test_the_solution_gets_all_points() -> None:
@@ -96,29 +89,9 @@ def mistaken(heading: str, folder: Path) -> Path:
     return folder
 
 
-def log_of(folder: Path) -> str:
-    """The error log after some requests; or what nginx says when it does not start."""
-    try:
-        Site(LAB, read_submission(LAB, folder)).close()
-    except StartFailed as failed:
-        return "[emerg] " + failed.got.replace("nginx.conf", LAB.files["nginx.conf"])
-    return in_box([VISITS.splitlines()], "15", "--submission", str(folder))[0]
-
-
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
-    folder, body = mistaken(heading, tmp_path / "mine"), TROUBLES[heading]
-    if "No line in the log" in body:
-        commands = [[one[2:] for one in lines] for lines, _ in steps(body)]
-        shown = [masked(output) for _, output in steps(body)]
-        log = ["cat /var/log/nginx/error.log"]
-        *printed, said = in_box([*commands, log], "15", "--submission", str(folder))
-        assert [masked(one) for one in printed] == shown
-        assert not re.search(r"\[(error|crit|alert|emerg)\]", said), said
-    else:
-        lines = [text.strip() for language, text in blocks(body) if language == "text"]
-        assert len(lines) == 1
-        assert lines[0] in log_of(folder)
+    check_mistake(LAB, mistaken(heading, tmp_path / "mine"), TROUBLES[heading], VISITS)
 
 
 def test_all_mistakes_are_on_the_page() -> None:

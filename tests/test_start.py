@@ -436,6 +436,7 @@ def test_one_card(case: Case, tmp_path: Path) -> None:
     check_case(case, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_card_of_what_takes_long_to_fail(tmp_path: Path) -> None:
     """These wait for as long as a site may take to start, so they do it side by side."""
 
