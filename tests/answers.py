@@ -115,7 +115,9 @@ MASKS = [
     (r"app-[0-9a-f]{12}", "<instance>"),
     (r"\b(pid:?) \d+", r"\1 <pid>"),
     (r"\[\d+\]", "[<pid>]"),
-    (r"\b\d+\.\d+ s\b", "<seconds> s"),
+    (r"\b(\d+\.\d+|0) s\b", "<seconds> s"),
+    # A worker that is killed: whether its last bytes were read decides which of the two it is.
+    (r"upstream prematurely closed connection|recv\(\) failed \(104: [^)]*\)", "<it ended>"),
     (r"\bsession=[\w.-]+", "session=<random>"),
     (r"\bexcess: \d+\.\d+", "excess: <number>"),
     (r"\bmeasured: [\d.e+]+ times", "measured: <number> times"),
