@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from grader.errors import StartFailed
-from grader.lab import Lab, read_solution, read_submission
+from grader.lab import SOLUTIONS, Lab, read_solution, read_submission
 from grader.site import Site
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -100,6 +101,29 @@ def check_session(session: Session, masked: Callable[[str], str] = str.strip) ->
 def stripped(text: str) -> str:
     """A text without the blanks at the ends of its lines, to find lines of a file on a page."""
     return "\n".join(map(str.strip, text.strip().splitlines()))
+
+
+def shown_of(page: str, text: str, language: str = "nginx") -> int:
+    """Check that a page shows lines of a text, or includes a file; how many blocks it has."""
+    shown = [body for one, body in blocks(page) if one == language]
+    for body in shown:
+        assert "--8<--" in body or stripped(body) in text, body
+    return len(shown)
+
+
+def solution_text(lab: Lab, name: str = "nginx.conf") -> str:
+    """A file of a lab's solution, as blocks of a page are looked for in it."""
+    return stripped((SOLUTIONS / lab.number / name).read_text())
+
+
+def lay_out_with(lab: Lab, folder: Path, changes: Sequence[tuple[str, str, str]]) -> Path:
+    """Lay out the solution with texts replaced: name of the file, old text, new text."""
+    shutil.copytree(SOLUTIONS / lab.number, folder)
+    for name, old, new in changes:
+        text = (folder / name).read_text()
+        assert old in text, old
+        (folder / name).write_text(text.replace(old, new))
+    return folder
 
 
 def site_with(lab: Lab, *changes: tuple[str, str, str]) -> Site:

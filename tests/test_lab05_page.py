@@ -23,8 +23,9 @@ from pages import (
     not_started,
     read_page,
     sessions,
+    shown_of,
     site_with,
-    stripped,
+    solution_text,
     troubles,
 )
 
@@ -55,11 +56,7 @@ def test_the_deploy_packs_every_style_sheet_again() -> None:
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    solution = stripped((SOLUTIONS / "05" / "nginx.conf").read_text())
-    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
-    assert len(shown) == 9
-    for body in shown:
-        assert "--8<--" in body or stripped(body) in solution, body
+    assert shown_of(PAGE, solution_text(LAB)) == 9
 
 
 def once(*changes: tuple[str, str]) -> tuple[str, str, str]:

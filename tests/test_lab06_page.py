@@ -22,12 +22,15 @@ from pages import (
     blocks,
     check_session,
     in_box,
+    lay_out_with,
     read_page,
     sessions,
+    shown_of,
     site_with,
+    solution_text,
     steps,
-    stripped,
     troubles,
+    unpadded,
 )
 
 PAGE = read_page("06-tls")
@@ -46,7 +49,7 @@ def masked(text: str) -> str:
     """Replace what differs from run to run; no blanks at the ends of lines."""
     for pattern, replacement in MASKS:
         text = re.sub(pattern, replacement, text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return unpadded(text)
 
 
 def test_commands_print_what_the_page_shows() -> None:
@@ -61,11 +64,7 @@ def test_the_solution_gets_all_points() -> None:
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    solution = stripped((SOLUTIONS / "06" / "nginx.conf").read_text())
-    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
-    assert len(shown) > 8
-    for body in shown:
-        assert "--8<--" in body or stripped(body) in solution, body
+    assert shown_of(PAGE, solution_text(LAB)) > 8
 
 
 # Heading: file, old text, new text; each for the whole file.
@@ -104,16 +103,6 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
 MISTAKES["certbot cannot renew: 404"].append(("nginx.conf", "letsencrypt;", "letsencrypt/;"))
 
 
-def mistaken(heading: str, folder: Path) -> Path:
-    """Lay out the solution with a mistake in it."""
-    shutil.copytree(SOLUTIONS / "06", folder)
-    for name, old, new in MISTAKES[heading]:
-        text = (folder / name).read_text()
-        assert old in text, old
-        (folder / name).write_text(text.replace(old, new))
-    return folder
-
-
 def log_of(folder: Path) -> str:
     """The error log after some requests; or what nginx says when it does not start."""
     try:
@@ -127,7 +116,7 @@ def log_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
-    folder, body = mistaken(heading, tmp_path / "mine"), TROUBLES[heading]
+    folder, body = lay_out_with(LAB, tmp_path / "mine", MISTAKES[heading]), TROUBLES[heading]
     log = log_of(folder)
     if "No line in the log" in body:
         wanted = [line for line in log.splitlines() if "acme-challenge/token" not in line]

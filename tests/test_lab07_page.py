@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,12 +17,15 @@ from pages import (
     blocks,
     check_session,
     in_box,
+    lay_out_with,
     read_page,
     sessions,
+    shown_of,
     site_with,
+    solution_text,
     steps,
-    stripped,
     troubles,
+    unpadded,
 )
 
 PAGE = read_page("07-caching")
@@ -33,16 +35,11 @@ TROUBLES = troubles(PAGE)
 CREDENTIALS = ("ada", "pin-the-notice")
 
 
-def masked(text: str) -> str:
-    """No blanks at the ends of lines."""
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
 def test_commands_print_what_the_page_shows() -> None:
     (check, _), session = sessions(BEFORE)
     assert (check, session[0]) == ("./course check 07 --solution", "./course shell 07 --solution")
     assert len(session[1]) > 6
-    check_session(session, masked)
+    check_session(session, unpadded)
 
 
 def test_the_solution_gets_all_points() -> None:
@@ -50,11 +47,7 @@ def test_the_solution_gets_all_points() -> None:
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    solution = stripped((SOLUTIONS / "07" / "nginx.conf").read_text())
-    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
-    assert len(shown) > 12
-    for body in shown:
-        assert "--8<--" in body or stripped(body) in solution, body
+    assert shown_of(PAGE, solution_text(LAB)) > 12
 
 
 # Heading: file, old text, new text.
@@ -80,16 +73,6 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
 }
 
 
-def mistaken(heading: str, folder: Path) -> Path:
-    """Lay out the solution with a mistake in it."""
-    shutil.copytree(SOLUTIONS / "07", folder)
-    for name, old, new in MISTAKES[heading]:
-        text = (folder / name).read_text()
-        assert old in text, old
-        (folder / name).write_text(text.replace(old, new))
-    return folder
-
-
 def log_of(folder: Path) -> str:
     """The error log after a request; or what nginx says when it does not start."""
     try:
@@ -105,14 +88,14 @@ def log_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
-    folder, body = mistaken(heading, tmp_path / "mine"), TROUBLES[heading]
+    folder, body = lay_out_with(LAB, tmp_path / "mine", MISTAKES[heading]), TROUBLES[heading]
     log = log_of(folder)
     if "No line in the log" in body:
         assert not re.search(r"\[(error|crit|alert|emerg)\]", log), log
         commands = [[one[2:] for one in lines] for lines, _ in steps(body)]
-        shown = [masked(output) for _, output in steps(body)]
+        shown = [unpadded(output) for _, output in steps(body)]
         printed = in_box(commands, "07", "--submission", str(folder))
-        assert [masked(one) for one in printed] == shown
+        assert [unpadded(one) for one in printed] == shown
     else:
         lines = [text.strip() for language, text in blocks(body) if language == "text"]
         assert len(lines) == 1

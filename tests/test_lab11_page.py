@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,11 +17,13 @@ from pages import (
     blocks,
     check_session,
     in_box,
+    lay_out_with,
     read_page,
     sessions,
     steps,
     stripped,
     troubles,
+    unpadded,
 )
 
 PAGE = read_page("11-lets-encrypt")
@@ -41,7 +42,7 @@ def masked(text: str) -> str:
     """Replace what differs from run to run; no blanks at the ends of lines."""
     for pattern, replacement in MASKS:
         text = re.sub(pattern, replacement, text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return unpadded(text)
 
 
 def test_commands_print_what_the_page_shows() -> None:
@@ -89,19 +90,9 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
 }
 
 
-def mistaken(heading: str, folder: Path) -> Path:
-    """Lay out the solution with a mistake in it."""
-    shutil.copytree(SOLUTIONS / "11", folder)
-    for name, old, new in MISTAKES[heading]:
-        text = (folder / name).read_text()
-        assert old in text, old
-        (folder / name).write_text(text.replace(old, new))
-    return folder
-
-
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
-    folder, body = mistaken(heading, tmp_path / "mine"), TROUBLES[heading]
+    folder, body = lay_out_with(LAB, tmp_path / "mine", MISTAKES[heading]), TROUBLES[heading]
     told = steps(body)
     if not told:
         with pytest.raises(StartFailed) as failed, Site(LAB, read_submission(LAB, folder)):

@@ -23,9 +23,10 @@ from pages import (
     not_started,
     read_page,
     sessions,
+    shown_of,
     site_with,
+    solution_text,
     steps,
-    stripped,
     troubles,
 )
 
@@ -51,16 +52,9 @@ def test_commands_print_what_the_page_shows() -> None:
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    solution = {
-        "nginx": stripped((SOLUTIONS / "13" / "nginx.conf").read_text()),
-        "python": stripped((SOLUTIONS / "13" / "gunicorn.conf.py").read_text())
-        + stripped((SOLUTIONS / "13" / "observe.py").read_text()),
-    }
-    for language, text in solution.items():
-        shown = [body for one, body in blocks(PAGE) if one == language]
-        assert len(shown) > 5
-        for body in shown:
-            assert "--8<--" in body or stripped(body) in text, body
+    python = solution_text(LAB, "gunicorn.conf.py") + solution_text(LAB, "observe.py")
+    assert shown_of(PAGE, solution_text(LAB)) > 5
+    assert shown_of(PAGE, python, "python") > 5
 
 
 def test_the_question_is_the_one_that_the_check_asks() -> None:

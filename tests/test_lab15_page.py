@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from grader.lab import SOLUTIONS, find_lab
+from grader.lab import find_lab
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages import (
-    blocks,
     check_mistake,
     check_session,
+    lay_out_with,
     read_page,
     sessions,
-    stripped,
+    shown_of,
+    solution_text,
     troubles,
     unpadded,
 )
@@ -41,11 +41,7 @@ def test_the_solution_gets_all_points() -> None:
 
 
 def test_shown_lines_are_those_of_the_solution() -> None:
-    solution = stripped((SOLUTIONS / "15" / "nginx.conf").read_text())
-    shown = [body for language, body in blocks(PAGE) if language == "nginx"]
-    assert len(shown) > 7
-    for body in shown:
-        assert "--8<--" in body or stripped(body) in solution, body
+    assert shown_of(PAGE, solution_text(LAB)) > 7
 
 
 def test_the_letter_is_shown_from_its_greeting_on() -> None:
@@ -78,20 +74,11 @@ cat /var/log/nginx/error.log
 """
 
 
-def mistaken(heading: str, folder: Path) -> Path:
-    """Lay out the solution with a mistake in it."""
-    shutil.copytree(SOLUTIONS / "15", folder)
-    text = (folder / "nginx.conf").read_text()
-    for old, new in MISTAKES[heading]:
-        assert old in text, old
-        text = text.replace(old, new)
-    (folder / "nginx.conf").write_text(text)
-    return folder
-
-
 @pytest.mark.parametrize("heading", TROUBLES)
 def test_mistakes_show_what_the_page_says(heading: str, tmp_path: Path) -> None:
-    check_mistake(LAB, mistaken(heading, tmp_path / "mine"), TROUBLES[heading], VISITS)
+    changes = [("nginx.conf", old, new) for old, new in MISTAKES[heading]]
+    folder = lay_out_with(LAB, tmp_path / "mine", changes)
+    check_mistake(LAB, folder, TROUBLES[heading], VISITS)
 
 
 def test_all_mistakes_are_on_the_page() -> None:
