@@ -8,7 +8,6 @@ takes the host's address from the environment, and lets a check make the host sl
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,15 +85,13 @@ def set_delay(site: Site, name: str, seconds: float) -> None:
 def freeze(site: Site, *names: str) -> None:
     """Stop hosts where they are: the kernel goes on to take connections, and nobody answers."""
     for name in names:
-        service = site.service(name)
-        service.freeze([one["pid"] for one in service.processes()])
+        site.service(name).freeze()
 
 
 def thaw(site: Site, *names: str) -> None:
     """Let frozen hosts go on."""
     for name in names:
-        service = site.service(name)
-        service.signal(signal.SIGCONT, [one["pid"] for one in service.processes()])
+        site.service(name).thaw()
 
 
 @contextlib.contextmanager

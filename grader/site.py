@@ -151,18 +151,29 @@ class Service:
         wanted = [self.pid] if pids is None else list(pids)
         self.site.box.request("signal", pids=wanted, signal=int(number))
 
-    def freeze(self, pids: Iterable[int]) -> None:
-        """Stop processes where they are (SIGSTOP); returns when they stand still."""
-        wanted = set(pids)
-        self.signal(signal.SIGSTOP, wanted)
-        wait_for(
-            lambda: (
-                not any(
-                    one["pid"] in wanted and one["state"] not in "Tt" for one in self.processes()
-                )
-            ),
-            5,
-        )
+    def freeze(self, pids: Iterable[int] | None = None) -> None:
+        """Stop processes where they are (SIGSTOP); returns when they stand still.
+
+        Args:
+            pids: which ones. Without them all that it has, and those that it makes meanwhile: a
+                server that has just started may have workers still to come.
+        """
+        wanted = None if pids is None else set(pids)
+
+        def all_still() -> bool:
+            moving = [
+                one["pid"]
+                for one in self.processes()
+                if (wanted is None or one["pid"] in wanted) and one["state"] not in "TtZ"
+            ]
+            self.signal(signal.SIGSTOP, moving)
+            return not moving
+
+        wait_for(all_still, 5)
+
+    def thaw(self) -> None:
+        """Let all its processes go on that stand still (SIGCONT)."""
+        self.signal(signal.SIGCONT, [one["pid"] for one in self.processes()])
 
     def reload(self) -> None:
         """Ask it to read its files again (SIGHUP), and return at once."""

@@ -154,8 +154,29 @@ def test_a_frozen_service_is_no_dead_one(site: Site) -> None:
     )
     with pytest.raises(requests.ReadTimeout, match=r"no answer within 0\.3 s"):
         site.get("/whoami", timeout=0.3)
-    nginx.signal(signal.SIGCONT, nginx.workers())
+    nginx.thaw()
     assert site.get("/whoami").status_code == 200
+
+
+def test_freezing_a_service_stops_the_worker_that_comes_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gunicorn = site.service("gunicorn")
+    send = gunicorn.signal
+
+    def send_late(number: int, pids: list[int]) -> None:
+        """One more worker starts between the look at the processes and the signal to them."""
+        monkeypatch.undo()
+        before = len(gunicorn.processes())
+        send(signal.SIGTTIN)
+        wait_until(lambda: len(gunicorn.processes()) > before, "one more worker")
+        send(number, pids)
+
+    monkeypatch.setattr(gunicorn, "signal", send_late)
+    gunicorn.freeze()
+    assert {one["state"] for one in gunicorn.processes()} == {"T"}
+    with pytest.raises(requests.ReadTimeout):
+        site.get("/whoami", timeout=0.5)
 
 
 def test_reload_makes_new_workers_under_the_same_master(site: Site) -> None:

@@ -6,7 +6,6 @@ import re
 import secrets
 import time
 from contextlib import ExitStack
-from signal import SIGCONT
 
 import requests
 
@@ -289,17 +288,16 @@ def test_one_request(site):
     ask = f"GET {address} HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n".encode()
     site.record(Exchange("GET", address, f"{AT_ONCE} visitors at once", f"{URL}{address}"))
     app = site.service("gunicorn")
-    pids = [one["pid"] for one in app.processes()]
     with ExitStack() as opened:
         visitors = []
-        app.freeze(pids)
+        app.freeze()
         try:
             for number in range(AT_ONCE):
                 visitors.append(opened.enter_context(site.connect(f"203.0.113.{number + 20}")))
                 visitors[-1].sendall(ask)
             site.wait_read(visitors)
         finally:
-            app.signal(SIGCONT, pids)
+            app.thaw()
         heads = {b"".join(iter(lambda one=one: one.recv(65536), b""))[:12] for one in visitors}
     if heads != {b"HTTP/1.1 200"}:
         raise Mismatch("status 200 for all", str(sorted(heads - {b"HTTP/1.1 200"})[0], "latin-1"))
@@ -720,8 +718,7 @@ def test_nobody_waits(site):
     begun = time.monotonic()
     before = asked(site, path)
     app = site.service("gunicorn")
-    pids = [one["pid"] for one in app.processes()]
-    app.freeze(pids)
+    app.freeze()
     try:
         old = wait_for(lambda: at_once(site, address) in STALE, PATIENCE)
         if not old:
@@ -741,7 +738,7 @@ def test_nobody_waits(site):
             PATIENCE,
         )
     finally:
-        app.signal(SIGCONT, pids)
+        app.thaw()
     if not wait_for(lambda: is_hit(site.get(address)), PATIENCE):
         raise Mismatch("the page is fresh again: X-Cache: HIT", status_of(site.get(address)))
     cost = asked(site, path) - before

@@ -6,7 +6,6 @@ import http.client
 import json
 import re
 import select
-import signal
 import time
 from collections import Counter
 from email.utils import parsedate
@@ -832,8 +831,7 @@ def test_problems(site):
             check_problem(reply, 503, [("nginx.conf", "location /api"), ("nginx.conf", "maint")])
             check_retry_after(reply)
     gunicorn = site.service("gunicorn")
-    frozen = [one["pid"] for one in gunicorn.processes()]
-    gunicorn.freeze(frozen)
+    gunicorn.freeze()
     try:
         late = site.together(
             [
@@ -842,7 +840,7 @@ def test_problems(site):
             ]
         )
     finally:
-        gunicorn.signal(signal.SIGCONT, frozen)
+        gunicorn.thaw()
     patience = [("nginx.conf", "proxy_read_timeout"), ("nginx.conf", "error_page 504")]
     for one, target in zip(late, ("/api/notices", "/"), strict=True):
         show(site, target)

@@ -36,8 +36,8 @@ BEGIN_SECONDS = 10  # for the first worker to be gone: the slow page may be its 
 MOST_REQUESTS = 3000  # that one worker may answer
 DIFFERENCE = 10  # between the lives of two workers, at least
 
-third = checks_of("03")
-ask_pid = checks_of("02").ask_pid
+second, third = checks_of("02"), checks_of("03")
+ask_pid, first_line, serves = second.ask_pid, second.first_line, second.serves
 
 # For the "by hand" lines: bash, curl and grep are on every machine, ps and pgrep are not.
 URL = "http://board.example"
@@ -72,14 +72,6 @@ def all_answer(site):
     wait_for(ask, 6)
 
 
-def serves(site, when, seconds=6):
-    """Ask for a page; name the circumstances when it does not come."""
-    try:
-        return whoami(site, timeout=seconds)
-    except requests.RequestException as error:
-        raise Mismatch(f"an answer {when}", str(error)) from None
-
-
 def begin(site, path):
     """Begin a request and leave it open; returns when the app has it."""
     before = asked_for(site, path)
@@ -101,15 +93,6 @@ def asked_for(site, path):
     except (requests.RequestException, ValueError, KeyError, TypeError):
         raise Mismatch("an answer while one visitor waits for another page", "none") from None
     return paths.get(path.partition("?")[0], 0)
-
-
-def first_line(connection):
-    """The status line of an answer, or what happened instead."""
-    try:
-        data = connection.recv(4096)
-    except OSError as error:
-        return error.strerror or "no answer"
-    return data.split(b"\r\n")[0].decode("latin-1") or "the connection closed without an answer"
 
 
 # --- the way in
@@ -437,11 +420,10 @@ def test_many_wait(site):
     uWSGI asks for a queue of 100.
     """
     uwsgi = site.service("uwsgi")
-    everybody = [one["pid"] for one in uwsgi.processes()]
     request = b"GET /whoami HTTP/1.0\r\nHost: board.example\r\n\r\n"
     with ExitStack() as opened:
-        uwsgi.freeze(everybody)  # so that nobody is served before all have come
-        opened.callback(uwsgi.signal, signal.SIGCONT, everybody)
+        uwsgi.freeze()  # so that nobody is served before all have come
+        opened.callback(uwsgi.thaw)
         came = []
         for number in range(MANY):
             visitor = opened.enter_context(site.connect(f"203.0.113.{number % 200 + 10}"))
@@ -449,7 +431,7 @@ def test_many_wait(site):
             visitor.sendall(request)
             came.append(visitor)
         wait_for(lambda: not waiting(site, came), 10)
-        uwsgi.signal(signal.SIGCONT, everybody)
+        uwsgi.thaw()
         lines = [first_line(one) for one in came]
     lost = [one for one in lines if "200" not in one]
     if lost:
