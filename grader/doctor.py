@@ -46,6 +46,7 @@ GRADING = "grading"
 KEEPING = "keeping your answers, hints and progress"
 BY_HAND = "trying a site by hand"
 EXTRA = "tests and notebooks"
+SINGLE = "single labs"
 
 # Program, what it is needed for, how it tells its version.
 NEEDED = [
@@ -142,6 +143,8 @@ def examine() -> list[Finding]:
         ("write access", KEEPING, writable),
         *((name, use, program[name]) for name, use, _ in NEEDED if use != GRADING),
     ]
+    for file in sorted(LABS.glob("[0-9][0-9]/packages")):
+        probes.append((f"lab {file.parent.name}", SINGLE, partial(of_a_lab, file.parent)))
     findings: list[Finding] = []
     for name, use, probe in probes:
         findings += guarded(name, use, probe)
@@ -188,6 +191,17 @@ def find(name: str, needed_for: str, ask: str) -> Finding:
         text = f"{shown}, which does not tell its version; it says: {first_line(said)}"
         return Finding(name, "warning", text, install(name), needed_for)
     return Finding(name, "ok", f"{shareable(version[0])} ({shown})", needed_for=needed_for)
+
+
+def of_a_lab(folder: Path) -> Finding:
+    """Whether the programs are here that one lab alone needs; its folder names them."""
+    name = f"lab {folder.name}"
+    programs = [line.partition(":")[0] for line in (folder / "packages").read_text().split()]
+    lacking = [one for one in programs if gone(one)]
+    if not lacking:
+        return Finding(name, "ok", ", ".join(programs), needed_for=SINGLE)
+    way = f"{COURSE} check {folder.name} installs what it needs"
+    return Finding(name, "missing", f"{', '.join(lacking)} not found", way, SINGLE)
 
 
 def install(name: str) -> str:

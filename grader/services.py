@@ -150,6 +150,9 @@ def start_failure(service: Service) -> StartFailed:
         last = f"\n{message}" if message else ""
         message = f"Gunicorn started {boots} workers, and each ended at once{last}"
         note = "Look for something that ends the program, such as `exit()`, when it is imported."
+    elif status is None and name == "gunicorn" and not boots and service.http_listeners():
+        message = "Gunicorn listens, and has no worker that could answer"
+        note = "`workers` in its configuration says how many it starts; 0 are none."
     elif status is None:
         last = f"\n{message}" if message else ""
         message = f"still starting after {START_SECONDS:g} s or more, and no answer{last}"

@@ -7,19 +7,28 @@ from grader.lab import LABS, Lab, all_labs
 from grader.progress import points, read_progress
 from grader.text import COURSE
 
+NOT_HERE = "cannot be graded here"
+
 
 def state(lab: Lab) -> str:
-    """A word or two: "passed", "begun" or "not graded yet"."""
+    """A word or two: "passed", "begun", "not graded yet" or "cannot be graded here"."""
     have = points(lab)
     if have is None:
         return "not graded yet"
+    if all(one["verdict"] == "inconclusive" for one in read_progress()[lab.number].values()):
+        return NOT_HERE
     return "passed" if have == lab.points else "begun"
 
 
 def next_lab(after: Lab | None = None) -> Lab | None:
-    """The first lab (after another) that has not all its points; None when all have."""
+    """The first lab (after another) that has not all its points; None when all have.
+
+    One that this machine cannot grade keeps nobody from the labs behind it.
+    """
     labs = [lab for lab in all_labs() if after is None or lab.number > after.number]
-    return next((lab for lab in labs if state(lab) != "passed"), None)
+    open_ones = [lab for lab in labs if state(lab) != "passed"]
+    here = [lab for lab in open_ones if state(lab) != NOT_HERE]
+    return next(iter(here or open_ones), None)
 
 
 def first_failing(lab: Lab) -> str | None:
@@ -51,6 +60,8 @@ def next_step() -> str:
         folder = lab.folder.relative_to(LABS.parent)
         read = f"Read {folder}/README.md and edit the files beside it, then"
         return f"{told}\n{read}: {COURSE} check {lab.number}"
+    if state(lab) == NOT_HERE:
+        return f"{told}\nThis machine cannot grade it. Where can: {COURSE} check {lab.number}"
     failing = first_failing(lab)
     if failing:
         return f"{told}\nIts check {failing!r} failed last. A hint: {COURSE} hint {lab.number}"

@@ -98,6 +98,18 @@ def test_a_missing_program_is_named_with_its_package(
     assert healthy([told]) == (use != GRADING)
 
 
+def test_what_a_single_lab_needs_is_told_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "11"
+    folder.mkdir()
+    (folder / "packages").write_text("nginx:nginx\nno-such-program:some-package\n")
+    told = doctor.of_a_lab(folder)
+    assert (told.name, told.state, told.found) == ("lab 11", "missing", "no-such-program not found")
+    assert told.repair.endswith("course check 11 installs what it needs")
+    assert healthy([told])
+    (folder / "packages").write_text("nginx:nginx\n")
+    assert doctor.of_a_lab(folder).state == "ok"
+
+
 def test_what_the_launcher_installs_for_all_is_needed_for_more_than_tests() -> None:
     asked = re.search(r"for pair in (.*) \$needs_more; do", LAUNCHER)
     assert asked

@@ -13,6 +13,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from answers import ROOT, lay_out
 from built import build
+from grader import progress
+from grader.hints import load_hints
+from grader.lab import all_labs, find_lab
+from grader.results import Result
+from grader.status import next_lab, next_step, state
+from grader.text import COURSE
 
 
 def pytest_run(state: Path, *arguments: str) -> None:
@@ -58,3 +64,32 @@ def test_a_broken_memory_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text("{ half")
     pytest_run(tmp_path, "labs/03", "-k", "site_answers")
     assert set(json.loads((tmp_path / "progress.json").read_text())) == {"03"}
+
+
+def test_a_lab_that_cannot_be_graded_here_keeps_nobody_from_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PROGRESS", tmp_path / "progress.json")
+
+    def grade(number: str, verdict: str, points: int = 0) -> None:
+        names = load_hints(find_lab(number))
+        earned = [points, *[0] * (len(names) - 1)]
+        progress.keep(
+            [
+                Result(number, name, "", verdict, have, have, "", 0.0)
+                for name, have in zip(names, earned, strict=True)
+            ]
+        )
+
+    first = next_lab()
+    assert first and first.number == "01"
+    grade("01", "inconclusive")
+    assert state(first) == "cannot be graded here"
+    assert (after := next_lab()) and after.number == "02"
+    grade("01", "failed")
+    assert next_lab() == first
+    for lab in all_labs():
+        grade(lab.number, "passed", lab.points)
+    assert next_lab() is None
+    grade("12", "inconclusive")
+    assert next_step().endswith(f"This machine cannot grade it. Where can: {COURSE} check 12")

@@ -366,6 +366,13 @@ SLOW = [
         "wsgi.py",
     ),
     Case(
+        "no workers",
+        "gunicorn.conf.py",
+        GUNICORN + b"workers = 0\n",
+        ("no worker that could answer", "`workers`"),
+        "gunicorn.conf.py",
+    ),
+    Case(
         "endless sleep in gunicorn.conf.py",
         "gunicorn.conf.py",
         b"import time\n\ntime.sleep(10_000)\n",

@@ -52,9 +52,13 @@ def check_client(site, address, **options):
         return
     headers = reached_the_app(told)
     named = [f"{name}: {value}" for name, value in headers.items() if address in value]
-    if named:
+    forwarded = [one for one in named if one.lower().startswith("x-forwarded-for:")]
+    if forwarded:
         lines = [("wsgi.py", text) for text in ("x_for", "app.wsgi_app", "app =")]
-        note = f"This reached the app: {named[0]}. The app does not take the address from it."
+        note = f"This reached the app: {forwarded[0]}. The app does not take the address from it."
+    elif named:
+        lines = [("nginx.conf", text) for text in ("X-Real-IP", "Forwarded", "proxy_pass")]
+        note = f"This reached the app: {named[0]}. ProxyFix reads X-Forwarded-For alone."
     else:
         texts = ("X-Forwarded-For", "X-Real-IP", "proxy_pass")
         lines = [("nginx.conf", text) for text in texts]
