@@ -32,7 +32,10 @@ COURSE_THERE, WHEELS_THERE = "/mnt/course", "/mnt/wheels"
 # What of vagrant/provision makes a server that serves the board; the course itself is not on it.
 STEPS = ("packages", "app", "nginx", "finish")
 # What a server tree is made of, besides the bare one.
-SOURCES = ("labs/board", "solutions/03", "vagrant/provision", "requirements.txt", "grader/tree.py")
+SOURCES = (
+    *("labs/board", "labs/15/site", "solutions/03", "vagrant/provision", "requirements.txt"),
+    "grader/tree.py",
+)
 NOT_COPIED = ("./boot/*", "./usr/lib/modules/*")  # a container has the kernel of this machine
 MAKE_SECONDS = 600.0
 

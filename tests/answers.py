@@ -52,7 +52,7 @@ def expectation(answer: Path) -> dict[str, Any]:
     return tomllib.loads((answer / "expect.toml").read_text())
 
 
-def few(found: list[Path], most: int = 10) -> list[Path]:
+def few(found: list[Path], most: int = 7) -> list[Path]:
     """Some of these answers: of each lab the first right one, and at most so many wrong ones.
 
     Each of these fails another check, and few besides.

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--short",
         action="store_true",
-        help="grade ten wrong answers and a right one of each lab; leave out what is marked slow",
+        help="grade seven wrong answers and a right one of each lab; leave out what is marked slow",
     )
     parser.addoption(
         "--thorough", action="store_true", help="grade wrong answers with every single check"

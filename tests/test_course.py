@@ -145,3 +145,19 @@ def test_shell_opens_the_shell_also_when_the_site_does_not_start(tmp_path: Path)
     done = course("shell", "03", "--submission", str(folder), script="nginx -t; exit 0\n")
     assert 'unknown directive "servr"' in done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("python", "script"),
+    [
+        (sys.executable, "repeat"),
+        (sys.executable, "vm/live"),
+        (shutil.which("python3", path="/usr/bin") or sys.executable, "vm/run"),  # under sudo
+    ],
+)
+def test_the_proofs_that_run_apart_can_begin(python: str, script: str) -> None:
+    done = subprocess.run(
+        [python, ROOT / "tests" / script, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout

@@ -20,15 +20,7 @@ fi
 
 # --- The files ---------------------------------------------------------------------------------
 
-install -d -m 755 /srv "$target"
-while IFS= read -r -d '' source; do
-  to=$target/${source#"$clone/labs/board/"}
-  if [ -d "$source" ] && [ ! -L "$source" ]; then
-    [ -d "$to" ] || install -d -m 755 "$to"
-  else
-    place "$source" "$to"
-  fi
-done < <(find "$clone/labs/board" -mindepth 1 -name __pycache__ -prune -o -print0 | sort -z)
+place_folder "$clone/labs/board" "$target"
 
 # Mostly holes; each MiB begins with its number, in 8 bytes.
 if [ ! -e "$target/static/large.bin" ]; then

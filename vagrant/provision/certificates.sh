@@ -15,7 +15,7 @@ from pathlib import Path
 
 from grader.certificates import make_certificates
 
-made = make_certificates()
+made = make_certificates(more=["docs.board.example"])  # a name of lab 15's
 live = Path("/etc/letsencrypt/live")
 live.parent.mkdir(mode=0o755, exist_ok=True)
 live.mkdir(mode=0o700, exist_ok=True)

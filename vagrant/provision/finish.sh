@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname -- "$(readlink -f -- "$0")")/lib.sh"
 
 if ! grep -qE '^[^#]*[[:space:]]board\.example([[:space:]]|$)' /etc/hosts; then
-  printf '127.0.0.1 board.example www.board.example\n' >>/etc/hosts
+  printf '127.0.0.1 board.example www.board.example docs.board.example\n' >>/etc/hosts
   say "board.example is this machine, in /etc/hosts"
 fi
 

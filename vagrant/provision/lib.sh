@@ -2,6 +2,7 @@
 # What the scripts of this folder share. Each is run as root with one argument: the course's clone.
 #
 #   place FILE TARGET [MODE]   puts a file of the course there, unless another one is there already
+#   place_folder FROM TO       so with all files of a folder
 #   say, stop                  what to tell, and to end with it
 #   changed                    whether `place` has written anything so far
 
@@ -67,6 +68,20 @@ place() {
   mv -- "$target.new" "$target"
   remember "$sum" "$target"
   placed=$((placed + 1))
+}
+
+# A folder with all that is in it, less what Python has compiled.
+place_folder() {
+  local source to
+  [ -d "$2" ] || install -d -m 755 "$2"
+  while IFS= read -r -d '' source; do
+    to=$2/${source#"$1/"}
+    if [ -d "$source" ] && [ ! -L "$source" ]; then
+      [ -d "$to" ] || install -d -m 755 "$to"
+    else
+      place "$source" "$to"
+    fi
+  done < <(find "$1" -mindepth 1 -name __pycache__ -prune -o -print0 | sort -z)
 }
 
 [ "$(id -u)" = 0 ] || stop "this prepares a server: it needs root's rights (sudo)"

@@ -19,6 +19,10 @@ elif [ -e "$enabled/default" ]; then
   say "$enabled/default is not the package's link: left as it is"
 fi
 
+# What lab 15 puts online beside the board.
+place_folder "$clone/labs/15/site" /srv/docs
+placed=0
+
 place "$clone/solutions/03/nginx.conf" "$enabled/board.conf"
 if changed; then
   say "put the site into $enabled/board.conf"

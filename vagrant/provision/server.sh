@@ -10,6 +10,18 @@ here=$(dirname -- "$(readlink -f -- "$0")")
 # shellcheck source=vagrant/provision/lib.sh
 . "$here/lib.sh"
 
-for step in packages boxes course app certificates nginx finish; do
+for step in packages boxes; do
+  bash "$here/$step.sh" "$clone"
+done
+
+# Two environments of Python, which know nothing of each other: each takes a minute or more to make.
+bash "$here/course.sh" "$clone" &
+course=$!
+app=0
+bash "$here/app.sh" "$clone" || app=$?
+wait "$course"
+[ "$app" -eq 0 ] || exit "$app"
+
+for step in certificates nginx finish; do
   bash "$here/$step.sh" "$clone"
 done
