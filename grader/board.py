@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 # Where to look when Nginx answers in the app's place.
 BEHIND = {
+    301: ("return 30", "rewrite", "return"),
+    302: ("return 30", "rewrite", "return"),
     400: ("proxy_set_header Host", "proxy_set_header"),
     404: ("location", "root"),
+    413: ("client_max_body_size",),
     502: ("proxy_pass https", "    server ", "proxy_pass", "uwsgi_pass"),
     504: ("proxy_read_timeout", "proxy_connect_timeout", "    server ", "proxy_pass", "uwsgi_pass"),
 }

@@ -98,13 +98,19 @@ SEMICOLON = "Nginx reads on to the next semicolon: one may be missing on the lin
 INSIDE = "This file is read inside the `http { }` of /etc/nginx/nginx.conf: begin with `server`."
 # What nginx complains about, and what is behind it; the first that fits.
 NGINX_NOTES = (
-    ('"http" directive is not allowed here', INSIDE),
-    ('"events" directive is not allowed here', INSIDE),
-    ('expecting "}"', "A `{` further up has no `}` of its own."),
-    ('unexpected "}"', "There is a `}` too many, or the line before it has no semicolon."),
-    ("unexpected", SEMICOLON),
-    ("invalid number of arguments", SEMICOLON),
-    ("invalid parameter", SEMICOLON),
+    (r'"(http|events)" directive is not allowed here', INSIDE),
+    (r'expecting "}"', "A `{` further up has no `}` of its own."),
+    (r'unexpected "}"', "There is a `}` too many, or the line before it has no semicolon."),
+    (r'unexpected "{"', "A `{` begins a block. A regular expression with one needs quotes."),
+    (
+        r'unexpected "[^;]"',
+        "It stands right behind a closing quote. A text with quotes of one kind in it needs the "
+        "other kind around it.",
+    ),
+    (r"unexpected|invalid number of arguments", SEMICOLON),
+    (r"invalid parameter", f"This nginx does not know it. Or: {SEMICOLON}"),
+    (r"unknown directive", "It is misspelt, or this version of nginx does not have it."),
+    (r"zero size shared memory zone|zone .* is unknown", "No line makes a zone of this name."),
 )
 LONGEST_LINE = 400  # characters of one line of a message
 MANY_BOOTS = 10  # in START_SECONDS; a site has a few workers
@@ -165,8 +171,12 @@ def start_failure(service: Service) -> StartFailed:
             "If no `listen` of yours says 8000: a server block without `listen` takes 8000 where "
             "nginx is not started by root, as here. Write `listen 80;`."
         )
+    if "in use" in message and b"ipv6only=off" in (site.submitted("nginx.conf") or b""):
+        note = "With `ipv6only=off` a line for [::] takes IPv4's port as well as IPv6's."
     if name == "nginx":
-        note = next((one for text, one in NGINX_NOTES if text in message), note)
+        note = next((one for pattern, one in NGINX_NOTES if re.search(pattern, message)), note)
+    if name == "uwsgi" and "callable not found" in message:
+        note = "uWSGI looks for `application`, unless the module's name is followed by `:app`."
     # Gunicorn has read its own file when it boots workers, which then import the app.
     file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else service.program.file
     place = place or named_place(site, message) or Place(file)
@@ -179,12 +189,12 @@ def start_failure(service: Service) -> StartFailed:
 
 
 def named_place(site: Site, message: str) -> Place | None:
-    """The line of the learner's that has a path which a message quotes."""
-    for path in re.findall(r'"(/[^"]+)"', message):
+    """The line of the learner's that has what a message quotes: a path, or the name of a zone."""
+    for quoted in re.findall(r'"(/[^"]+)"|zone "([^"]+)"', message):
         for name in site.lab.files:
             text = (site.submitted(name) or b"").decode("utf-8", "replace")
             for number, line in enumerate(text.splitlines(), 1):
-                if path in line.split("#")[0]:
+                if "".join(quoted) in line.split("#")[0]:
                     return Place(name, number)
     return None
 

@@ -184,7 +184,7 @@ MISTAKES: dict[str, Callable[[], str]] = {
     "Visitors wait for a minute, and then all is well": is_silent,
     "502 for everybody, after one page hung": page_hangs,
     "A notice is there twice": pinned_twice,
-    "Who logs in is logged out at the next click": logged_out,
+    "Whoever logs in is logged out at the next click": logged_out,
     "Connections are opened again and again": method_last,
     "Nginx does not start: backup": lambda: not_started(
         LAB, ("nginx.conf", "least_conn;", "ip_hash;")

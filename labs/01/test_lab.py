@@ -308,13 +308,15 @@ def test_no_debugger(site: Site) -> None:
 def test_secret_key_comes_from_the_environment(site: Site) -> None:
     """The secret key comes from the environment
 
-    Who knows the key can make a session for any user. In the code it is known to everybody who
+    Whoever knows the key can make a session for any user. In the code it is known to everybody who
     ever saw the code.
     """
     key = site.service("flask").env["BOARD_SECRET_KEY"]
     session = sign_in(site)
     if not is_signed_in(site, session):
-        raise Mismatch("status 200 for who has just logged in", "status 303 to the log-in form")
+        raise Mismatch(
+            "status 200 for a visitor who has just logged in", "status 303 to the log-in form"
+        )
     restart(site, BOARD_SECRET_KEY=secrets.token_hex(24))
     if is_signed_in(site, session):
         raise Mismatch(

@@ -52,7 +52,7 @@ def test_site_answers(site):
 def test_listens_nowhere_else(site):
     """It listens on no other address
 
-    Who reaches Gunicorn from outside comes past Nginx, its limits and its TLS.
+    Whoever reaches Gunicorn from outside comes past Nginx, its limits and its TLS.
     """
     found = addresses(site)
     if len(found) > 1 or found[0] not in WANTED:

@@ -1,6 +1,7 @@
 """Lab 03, Nginx in front: the checks. README.md says what each one asks for."""
 
 import hashlib
+import re
 import time
 from contextlib import ExitStack
 from urllib.parse import urljoin
@@ -37,9 +38,10 @@ def reached_the_app(told):
     return {name: str(value) for name, value in dict(told.get("headers") or {}).items()}
 
 
-def inherits_nothing(site, directive):
+def inherits_nothing(site, value):
     """A note for the card of a header that is set in nginx.conf and yet does not arrive."""
-    if directive not in (site.submitted("nginx.conf") or b""):
+    text = site.submitted("nginx.conf") or b""
+    if not re.search(rb"proxy_set_header[^;#]*" + re.escape(value), text):
         return ""
     return "A location that sets any header itself inherits none of the lines outside of it."
 
@@ -63,6 +65,8 @@ def check_client(site, address, **options):
         texts = ("X-Forwarded-For", "X-Real-IP", "proxy_pass")
         lines = [("nginx.conf", text) for text in texts]
         note = "No header that reached the app has the visitor's address. "
+        if b"add_header X-Forwarded-For" in (site.submitted("nginx.conf") or b""):
+            note += "`add_header` speaks to the visitor; the app hears `proxy_set_header`."
         note += inherits_nothing(site, b"$remote_addr")
     raise Mismatch(f"client {address}", f"client {client or '(empty)'}", note.strip(), lines)
 
@@ -341,7 +345,7 @@ def test_chunked_body(site):
 def test_gunicorn_is_private(site):
     """Visitors cannot reach Gunicorn past Nginx
 
-    Who reaches Gunicorn itself writes his own X-Forwarded-For, and holds its workers with one
+    Whoever reaches Gunicorn itself writes his own X-Forwarded-For, and holds its workers with one
     slow line each.
     """
     for one in site.service("gunicorn").http_listeners():

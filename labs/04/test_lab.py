@@ -81,13 +81,13 @@ def left_alone(site, before):
         raise Mismatch("an answer of Nginx's own", "the request reached the app")
 
 
-def refused(site, target, files, note=""):
+def refused(site, target, files, note="", places=()):
     """Ask for what nobody may have: 403 or 404 is right, and none of the files is in the body."""
     reply = site.get(target)
     for name, data in files.items():
         if data in reply.content:
             got = f"status {reply.status_code}, and the content of {name}"
-            raise Mismatch("403 or 404", got, whose_answer(reply) or note)
+            raise Mismatch("403 or 404", got, whose_answer(reply) or note, places)
     if reply.status_code not in REFUSED:
         raise Mismatch("403 or 404", f"status {reply.status_code}", whose_answer(reply))
 
@@ -173,7 +173,11 @@ def test_types(site):
         reply = served(site, name)
         told = reply.headers.get("Content-Type", "").partition(";")[0]
         if told not in types:
-            raise Mismatch(f"Content-Type {' or '.join(types)}", told or "no Content-Type")
+            wanted = f"Content-Type {' or '.join(types)}"
+            if "," not in told:
+                raise Mismatch(wanted, told or "no Content-Type")
+            note = "It comes twice: add_header puts a second one beside Nginx's own."
+            raise Mismatch(wanted, told, note, [("nginx.conf", "add_header Content-Type")])
 
 
 @points(1)
@@ -394,12 +398,14 @@ OTHER_WAYS = {
     "/backup.sqlite3": AT_ROOT,
 }
 
+RULES = (
+    "^~", "$request_uri", "try_files $uri @", "error_page", "location ~", "location /static",
+    "location / ",
+)  # fmt: skip
+
 
 @points(3)
-@look_at(
-    "nginx.conf", "^~", "$request_uri", "try_files $uri @", "error_page", "location ~",
-    "location /static", "location / ",
-)  # fmt: skip
+@look_at("nginx.conf", *RULES)
 @by_hand(
     "mkdir -p static/.git; touch static/{.git/config,old.pyc,board.db}; "
     "for p in static/{.env,%2eenv,.git/config,old.py,old.pyc,backup.sqlite3,board.db} .env old.py; "
@@ -410,10 +416,17 @@ def test_private_files(site):
 
     They end up in such a folder by mistake, and robots ask for exactly these names all day.
     """
-    made = {name: b"not for you\n" for name in PRIVATE if not Path(STATIC, name).exists()}
+    made = {
+        name: f"{name} is not for you\n".encode()
+        for name in PRIVATE
+        if not Path(STATIC, name).exists()
+    }
     site.box.write(*(File(f"/srv/board/static/{name}", data) for name, data in made.items()))
     files = {name: made.get(name) or content(name) for name in PRIVATE}
-    for target, note in {**{address(name): "" for name in PRIVATE}, **OTHER_WAYS}.items():
+    for name in PRIVATE:
+        words = ("sqlite", *RULES) if "sqlite" in name else ()
+        refused(site, address(name), files, places=[("nginx.conf", word) for word in words])
+    for target, note in OTHER_WAYS.items():
         refused(site, target, files, note)
 
 
@@ -439,7 +452,7 @@ LINKS = (
 def test_symbolic_links(site):
     """No symbolic link leads out of the folder, whoever owns it
 
-    Who may write into the folder could otherwise publish any file that Nginx can read.
+    Whoever may write into the folder could otherwise publish any file that Nginx can read.
     """
     site.box.link("/srv/board/static/mine.txt", "../static_secret.txt")
     site.box.link("/srv/board/static/up", "..")

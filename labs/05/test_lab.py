@@ -147,12 +147,17 @@ def test_text_is_compressed(site):
             packed, plain = told["gzip"], told[None]
             if packed.encoding != "gzip":
                 note = f"It is {packed.type}, {len(packed.wire)} bytes."
+                places = []
                 if packed.type == "text/html":
                     note += " HTML is packed without gzip_types: is gzip on, from which size on?"
+                    # The page with a secret may have one that is right.
+                    if not how and (site.submitted("nginx.conf") or b"").count(b"gzip off") > 1:
+                        places = [("nginx.conf", "gzip off")]
                 raise Mismatch(
                     f"Content-Encoding: gzip for {path}, asked with Accept-Encoding: gzip{how}",
                     packed.form,
                     "The first time, curl gets it packed." if how else note,
+                    places,
                 )
             if packed.body != plain.body:
                 raise Mismatch(f"{path}: the same bytes, once unpacked", "other bytes")
@@ -222,7 +227,7 @@ UNWILLING = (None, "", "identity", "gzip;q=0", "gzip;q=0, identity", "deflate", 
 )
 @look_at("wsgi.py", "gzip.compress")
 def test_unwilling(site):
-    """Who does not accept gzip gets plain bytes
+    """A visitor who does not accept gzip gets plain bytes
 
     A small program that cannot unpack shows rubbish, or nothing.
     """
@@ -316,7 +321,7 @@ def test_conditional_and_ranges(site):
 @look_at("nginx.conf", "gzip_proxied", "gzip on", "gzip_types")
 @by_hand(f"for one in '' static/style.css api/notices; do {HEAD} -H 'Via: 1.1 x' {URL}/$one; done")
 def test_through_a_proxy(site):
-    """Who comes through a proxy gets compressed pages too
+    """Those who come through a proxy get compressed pages too
 
     A company's proxy and every CDN adds `Via`. Nginx then packs nothing, unless told to.
     """

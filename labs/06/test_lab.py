@@ -364,7 +364,7 @@ def http2_status(connection):
     "s $v -sess_in /tmp/s; done"
 )
 def test_resumption(site):
-    """Who comes again need not shake hands anew
+    """A visitor who comes again need not shake hands anew
 
     A resumed handshake needs no certificate and no signature. In TLS 1.2 it also saves a trip there
     and back, which is what a visitor far away waits for.
@@ -479,11 +479,12 @@ def test_acme_challenge(site):
             got = f"status {reply.status_code}"
             if location(reply):
                 got += f", to {location(reply)}"
-            raise Mismatch(
-                "status 200 and the file's own text",
-                got,
-                f"The file is /var/www/letsencrypt{CHALLENGES}/{token}.",
-            )
+            note = f"The file is /var/www/letsencrypt{CHALLENGES}/{token}."
+            if reply.status_code in (301, 302, 307, 308):
+                note = "A `return` in the server, in an `if` too, comes before any location."
+                lines = [("nginx.conf", "return 30"), ("nginx.conf", "rewrite")]
+                raise Mismatch("status 200 and the file's own text", got, note, lines)
+            raise Mismatch("status 200 and the file's own text", got, note)
 
 
 @points(3)
@@ -546,7 +547,7 @@ HSTS_PATHS = (
 def test_app_knows(site):
     """The app knows that the visitor came over https
 
-    Else its links and redirects lead back to http.
+    Otherwise its links and redirects lead back to http.
     """
     told = whoami(site)
     if told.get("scheme") != "https":
@@ -718,7 +719,13 @@ def test_compression_over_tls(site):
     reply = https(site, "/static/style.css", headers=packed, stream=True)
     encoding = reply.headers.get("Content-Encoding", "none")
     if encoding != "gzip" or gzip.decompress(reply.raw.read(decode_content=False)) != style:
-        raise Mismatch("style.css with Content-Encoding: gzip", f"Content-Encoding: {encoding}")
+        # The page of secrets has one that is right.
+        off = (site.submitted("nginx.conf") or b"").count(b"gzip off") > 1
+        raise Mismatch(
+            "style.css with Content-Encoding: gzip",
+            f"Content-Encoding: {encoding}",
+            look_at=[("nginx.conf", "gzip off" if off else "gzip_types"), ("nginx.conf", "443")],
+        )
     assert "accept-encoding" in reply.headers.get("Vary", "").lower()
     visitor, _ = signed_in(site)
     reply = visitor.get("/account?note=hello", headers=packed)

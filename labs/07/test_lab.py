@@ -239,7 +239,8 @@ def test_public_pages(site):
                     "Nothing is kept where proxy_buffering is off, or where the key is another one "
                     "each time."
                     if shown
-                    else "Is there a proxy_cache, and an add_header for X-Cache?",
+                    else "Is there a proxy_cache, and an add_header for X-Cache? Beside any other "
+                    "add_header, an outer one does not hold.",
                     look_at=NOT_KEPT if shown else (("nginx.conf", "location / "),),
                 )
         if len({one.content for one in replies}) != 1:
@@ -317,7 +318,7 @@ def test_one_request(site):
     f"{HEAD} {URL}/; curl -s -b /tmp/c {URL}/ | grep account; curl -s {URL}/ | grep account"
 )
 def test_session(site):
-    """Who is logged in sees his own page, and nobody else sees it
+    """A logged-in visitor sees his own page, and nobody else does
 
     The page of a logged-in visitor has his name on it. Stored, it goes to strangers; and the
     strangers' page tells him that he is logged out.
@@ -523,8 +524,8 @@ def test_query(site):
 def test_host(site):
     """Another host is another page, port included
 
-    The app makes its links from the Host header. A key without it is a door: who asks first, with a
-    host of his own, decides where everybody's links lead.
+    The app makes its links from the Host header. A key without it is a door: whoever asks first,
+    with a host of his own, decides where everybody's links lead.
     """
     hosts = ("evil.test", "board.example:8080", "www.board.example", "board.example")
     for _ in range(2):
@@ -563,8 +564,8 @@ def linked(site, address, wanted, headers=None, **options):
 def test_scheme(site):
     """The two schemes, http and https, do not mix
 
-    The app makes https links for who came over https. From the cache, they must not become http
-    links; nor may a visitor over http choose by a header of his own.
+    The app makes https links for those who came over https. From the cache, they must not become
+    http links; nor may a visitor over http choose by a header of his own.
     """
     served = schemes(site)
     for order in (served, served[::-1]):
@@ -672,7 +673,7 @@ def test_language(site):
 @look_at("nginx.conf", "Accept-Encoding", "gzip_vary", "gzip_types", "gzip on", "proxy_cache ")
 @by_hand(f"for e in gzip identity; do {HEAD} -H Accept-Encoding:$e '{URL}/notices/1?cold'; done")
 def test_encoding(site):
-    """Packed for who accepts gzip, plain for who does not
+    """Packed for those who accept gzip, plain for those who do not
 
     The two are one page, stored once or twice. Packed bytes for a program that cannot unpack them
     are rubbish.
@@ -686,7 +687,7 @@ def test_encoding(site):
             wanted = "gzip" if accepted == "gzip" else "none"
             if packed != wanted:
                 raise Mismatch(
-                    f"Content-Encoding: {wanted} for who sends Accept-Encoding: {accepted}",
+                    f"Content-Encoding: {wanted} for whoever sends Accept-Encoding: {accepted}",
                     f"Content-Encoding: {packed}, {status_of(reply)}",
                 )
             if "accept-encoding" not in reply.headers.get("Vary", "").lower():
@@ -710,8 +711,8 @@ def test_encoding(site):
 def test_nobody_waits(site):
     """Nobody waits for the refresh of a page that is stored
 
-    Every two seconds a page is too old. Who comes then would pay for all the others, with the time
-    that the app takes.
+    Every two seconds a page is too old. Whoever comes then would pay for all the others, with the
+    time that the app takes.
     """
     address, path = cold(site)
     body = stored(site, address).content
@@ -1084,7 +1085,7 @@ def test_bounded(site):
     token = secrets.token_hex(8)
     for number in range(12):
         page(site, f"/stamp?says=public&kb=5000&n={number}-{token}")
-    reload(site)  # Nginx looks after the size every ten seconds, and after a reload at once
+    reload(site)  # Nginx checks the size every ten seconds, and after a reload at once
     if not wait_for(lambda: site.box.size(FOLDER)[1] <= MOST_BYTES, PATIENCE):
         raise Mismatch("50 MB at most, after 12 pages of 5 MB each", "more than that")
 

@@ -64,13 +64,13 @@ def grace():
     return min(GRACE * max(1.0, crowd), MOST_GRACE)
 
 
-def visit(site, path="/whoami"):
+def visit(site, path="/whoami", name="board.example"):
     """One visitor; gives the status (0: none in time, or it broke off), the host, the seconds.
 
     There are a thousand of them in this lab, so they do without `requests`.
     """
     source = f"203.0.113.{10 + next(NUMBERS) % 200}"
-    ask = f"GET {path} HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n"
+    ask = f"GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"
     data, started = b"", time.monotonic()
     try:
         with site.connect(source) as made:
@@ -225,23 +225,28 @@ def test_load_is_spread(site):
 
     What is not asked does not help. And nobody notices that it does not work, until it is needed.
     """
-    seen = Counter(visit(site)[1] for _ in range(VISITS))
-    if seen["backup"]:
-        raise Mismatch(
-            "nothing for the backup while the others work",
-            f"visits for {address(site, 'backup')}",
-            "",
-            lines("127.0.1.19"),
-        )
-    least = min(HOSTS, key=lambda name: seen[name])
-    if seen[least] < LEAST:
-        raise Mismatch(
-            f"at least {LEAST} of {VISITS} visits for each of {named(site, HOSTS)}",
-            "none for " + address(site, least) if not seen[least]
-            else f"only a few for {address(site, least)}",
-            "",
-            lines("ip_hash", "hash", "weight", " down", site.lab.hosts[least], "upstream"),
-        )  # fmt: skip
+    for name in ("board.example", "www.board.example"):
+        seen = Counter(visit(site, name=name)[1] for _ in range(VISITS))
+        www = ["www."] if name.startswith("www.") else []
+        note = "Visitors who ask for www.board.example." if www else ""
+        if seen["backup"]:
+            raise Mismatch(
+                "nothing for the backup while the others work",
+                f"visits for {address(site, 'backup')}",
+                note,
+                lines(*www, "127.0.1.19"),
+            )
+        least = min(HOSTS, key=lambda host: seen[host])
+        if seen[least] < LEAST:
+            ways = ("ip_hash", "hash", "weight", " down", site.lab.hosts[least], "upstream")
+            raise Mismatch(
+                f"at least {LEAST} of {VISITS} visits for each of {named(site, HOSTS)}",
+                "none for " + address(site, least)
+                if not seen[least]
+                else f"only a few for {address(site, least)}",
+                note,
+                lines(*www, *ways),
+            )
 
 
 @points(2)
@@ -267,7 +272,7 @@ def test_visitor_is_known(site):
 @look_at("wsgi.py", "SECRET_KEY", "secret_key", "create_app()")
 @look_at("nginx.conf", "proxy_cookie", "Cookie")
 def test_session_survives(site):
-    """Who logged in at one host is logged in at all
+    """Whoever logged in at one host is logged in at all of them
 
     The session is in a cookie that any host can check, as long as all have the same key. So no
     visitor has to stay with a host.
@@ -399,8 +404,8 @@ def rush_with_a_slow_host(site):
 def test_slow_host_gets_less(site):
     """A slow host gets less than its share
 
-    Machines are never equally fast: one makes a backup, one has a busy neighbour. Who counts what
-    is under way sees it; who only takes turns does not.
+    Machines are never equally fast: one makes a backup, one has a busy neighbour. Whoever counts
+    what is under way sees it; whoever only takes turns does not.
     """
     seen = Counter(host for _, host, _ in rush_with_a_slow_host(site))
     if seen["app2"] > seen.total() / 5:
@@ -473,7 +478,7 @@ def test_crash_is_an_answer(site):
 def test_host_dies(site):
     """A host that dies costs no visitor an error
 
-    Its pages under way break off in the middle, and it refuses new ones. Any other host can answer
+    The pages that it was making never come, and it refuses new ones. Any other host can answer
     those. When it is back, it has to be used again.
     """
     with background(lambda: rush(site, AT_ONCE, "/slow?seconds=0.5")) as result:
@@ -673,7 +678,7 @@ def test_backup(site):
 def test_none_left(site):
     """When no host is left, visitors are told at once
 
-    502 and 504 say what is so. Who waits in vain asks again, and makes it worse.
+    502 and 504 say what is so. Whoever waits in vain asks again, and makes it worse.
     """
     forgets(site)
     for name in site.lab.hosts:

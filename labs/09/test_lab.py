@@ -58,6 +58,9 @@ def check_page(reply, status, note="", places=()):
     kind = reply.headers.get("Content-Type", "none").partition(";")[0]
     wanted = f"status {status}, with the page errors/{status}.html"
     got = f"status {reply.status_code}, with {described(reply)}"
+    if reply.status_code == 500 and b"<center>nginx" in reply.content:
+        note = "Nginx failed to get the error page, and then the one for that error: see the log."
+        raise Mismatch(wanted, got, note, places)
     if reply.status_code != status:
         raise Mismatch(wanted, got, note, places)
     if reply.request.method != "HEAD" and reply.content != PAGES[status]:
@@ -99,7 +102,8 @@ def check_retry_after(reply):
         raise Mismatch(
             "Retry-After, in seconds or as a date",
             told or "none",
-            "`add_header` leaves errors alone, unless it says `always`.",
+            "`add_header` leaves errors alone, unless it says `always`; and it has to stand where "
+            "`error_page` leads, not where the error arose.",
             [("nginx.conf", "Retry-After"), ("nginx.conf", "error_page 503")],
         )
 
@@ -408,8 +412,8 @@ def test_maintenance(site):
 def test_operator(site):
     """During maintenance the operator sees the site, nobody else
 
-    Somebody has to try it before the doors open again. Who comes from the server itself is no
-    matter of a header: a visitor writes what he likes into those.
+    Somebody has to try it before the doors open again. That somebody comes from the server itself
+    is no matter of a header: a visitor writes what he likes into those.
     """
     with maintenance(site):
         reply = site.get("/whoami", source=OPERATOR)
@@ -786,7 +790,8 @@ def test_overload(site):
         note = "502 is for an app that is down. To `max_conns`, no room is the same as no server."
         got = told(dict.fromkeys([*others, 200]))
         wanted = f"status 200 or 503 for each of {CROWD}"
-        raise Mismatch(wanted, got, note if 502 in others else "")
+        lines = [("nginx.conf", f"limit_{one}_status") for one in ("conn", "req")]
+        raise Mismatch(wanted, got, note if 502 in others else "", lines if 429 in others else ())
     if not statuses[503]:
         raise Mismatch(
             f"status 503 for some of {CROWD} who come at once",

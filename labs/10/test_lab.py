@@ -315,7 +315,7 @@ def give_nothing(site, data, asked, **where):
     "curl -sik0 -H Host: $p://board.example/whoami | head -1; done"
 )
 def test_strangers(site):
-    """Who asks for another host, or for none, gets nothing
+    """Whoever asks for another host, or for none, gets nothing
 
     Robots try addresses, not names. And what the app writes into links, mails and caches should
     not be a name that a visitor made up.
@@ -359,7 +359,7 @@ def test_strangers(site):
 def test_versions(site):
     """No reply tells a version
 
-    Who looks for servers with a known hole searches lists of versions. It hides no hole, and it
+    Whoever looks for servers with a known hole searches lists of versions. It hides no hole, and it
     takes you off the list.
     """
     pages = ("/", "/none", "/crash", "/api/none", "/static/none.css", "/static/style.css", "/login")
@@ -486,6 +486,7 @@ FETCHES = {
     **{f"{kind}-src{part}": OWN for kind in ("script", "style") for part in ("", "-elem", "-attr")},
     **{f"{name}-src": PICTURES for name in ("img", "font", "media")},
 }
+SOURCES = {**FETCHES, "base-uri": OWN, "form-action": OWN, "frame-ancestors": OWN}
 NEEDED = {
     "the style sheet": ("style-src-elem", "style-src", "default-src"),
     "the script": ("script-src-elem", "script-src", "default-src"),
@@ -526,8 +527,7 @@ def check_policy(text):
                 place,
             )
     for name, sources in policy.items():
-        allowed = {"base-uri": {"'self'"}, "frame-ancestors": {"'self'"}, "form-action": OWN}
-        known = {**FETCHES, **allowed}.get(name)
+        known = SOURCES.get(name)
         if known is None:
             continue  # no list of sources
         if not sources and name not in FETCHES:
@@ -654,8 +654,12 @@ def filler(kilobytes):
     return b"".join(one.ljust(998, b"a") + b"\r\n" for one in lines)
 
 
+# Nginx takes headers as long as the larger of the two.
+HEADER_BUFFERS = ("client_header_buffer_size", "large_client_header_buffers")
+
+
 @points(3)
-@look_at("nginx.conf", "client_max_body_size", "large_client_header_buffers")
+@look_at("nginx.conf", "client_max_body_size", *HEADER_BUFFERS)
 @by_hand(
     "for n in 14 40; do curl -sk -o /dev/null -w '%{http_code}\\n' $(for i in $(seq $n); do printf "
     "' -H X-%d:%0990d' $i 0; done) https://board.example/whoami; done; for n in 10 11; do "
@@ -668,7 +672,7 @@ def test_size_limits(site):
     Headers are held in memory, and bodies on the disk, for each visitor. Limits that are too tight
     turn visitors away whose only fault is many cookies.
     """
-    place = [("nginx.conf", "large_client_header_buffers")]
+    place = [("nginx.conf", one) for one in HEADER_BUFFERS]
     reply = ask(site, b"GET /whoami HTTP/1.1\r\n" + CLOSE + filler(14) + b"\r\n")
     if status_of(reply) != 200:
         raise Mismatch("status 200, with 14 KB of headers", shown(reply), "", place)
@@ -861,7 +865,7 @@ PRIVATE = (
 
 
 @points(4)
-@look_at("nginx.conf", "X-Accel", "/files", "/private", "proxy_pass")
+@look_at("nginx.conf", "X-Accel", "/files", "alias /srv/board/private;", "/private", "proxy_pass")
 @by_hand(
     "curl -sk -c /tmp/c -d 'name=ben&password=read-the-board' https://board.example/login; "
     "for p in files/keys.txt files/letter%20to%20ada.txt private/keys.txt; do "
@@ -1043,7 +1047,7 @@ def test_hidden_files(site):
 def test_doors(site):
     """Visitors reach ports 80 and 443, and nothing else
 
-    Who finds another door needs none of what stands above: no limit, no header, no refusal.
+    Whoever finds another door needs none of what stands above: no limit, no header, no refusal.
     """
     for one in site.listeners():
         own = any(name in site.services for name in one.services)
@@ -1147,7 +1151,7 @@ def check_flood(replies, who):
     "https://board.example/login & done | sort | uniq -c; wait"
 )
 def test_login_limit(site):
-    """Who tries 30 passwords in a second is held up
+    """Whoever tries 30 passwords in a second is held up
 
     With a thousand tries a second, a list of common passwords is through in minutes. A person
     tries five.
@@ -1247,7 +1251,7 @@ def check_not_limited(reply, which):
 def test_login_spoofed(site):
     """A made-up address is no way around the limit
 
-    A header can say anything. Who counts by one counts what the visitor wants to be counted.
+    A header can say anything. Whoever counts by one counts what the visitor wants to be counted.
     """
     ways = {
         "each with another X-Forwarded-For": lambda n: guess(
@@ -1269,7 +1273,9 @@ def test_login_spoofed(site):
 @points(2)
 @alone
 @look_at("nginx.conf", "add_header", "error_page", "server_tokens")
-@by_hand("kill -9 $(pgrep gunicorn); curl -ik https://board.example/")
+@by_hand(
+    "kill -9 $(grep -l gunicorn /proc/[0-9]*/comm | cut -d/ -f3); curl -ik https://board.example/"
+)
 def test_app_down(site):
     """All of it holds while the app is down
 
@@ -1453,7 +1459,7 @@ def dropped_too_soon(site):
     "| grep real"
 )
 def test_slow_clients(site):
-    """Who is slow holds up nobody, and who is silent is dropped
+    """A slow visitor holds up nobody, and a silent one is dropped
 
     A connection that waits costs an attacker nothing. Nginx waits for a minute, in five places,
     unless it is told otherwise.

@@ -29,7 +29,7 @@ DAY, HOUR = 24 * 3600, 3600
 CHANCE = HOUR // 2  # seconds that some starts of many lie apart, when they are random over an hour
 CUT = "In a cron table a % ends the command, unless it is written \\%."
 BATCHES, STARTS = 4, 8  # that are tried to see some that lie apart
-# What stands in every private key, but in the account's; who else than the owner may read it.
+# What stands in every private key, but in the account's; who other than the owner may read it.
 OPEN_KEYS = r"""
 find /etc /home /run /srv /tmp /var -xdev -path /etc/acme -prune -o -type f -perm /027 \
     \( -name private_key.json -print -o -size -64k -exec grep -ls 'PRIVATE KEY-' {} + \)
@@ -327,7 +327,7 @@ def test_served(site):
 def test_keys(site):
     """Keys are for their owner alone
 
-    Who reads the key can be your site, towards everybody, as long as the certificate lasts.
+    Whoever reads the key can be your site, towards everybody, as long as the certificate lasts.
     """
     issued(site)
     found = run(site, ["sh", "-c", OPEN_KEYS]).stdout.splitlines()
@@ -335,7 +335,7 @@ def test_keys(site):
         seen = run(site, ["stat", "-c", "%A %U %n", *dict.fromkeys(found)]).stdout
         raise Mismatch("no private key that others may read, or write", seen.strip())
     owner = run(site, ["sh", "-c", f"stat -L -c '%a %u' {LIVE}/privkey.pem; id -u"]).stdout.split()
-    assert owner[1] == owner[2], "the key is whose that ran issue.sh"
+    assert owner[1] == owner[2], "the key belongs to whoever ran issue.sh"
 
 
 @points(1)
@@ -499,7 +499,7 @@ def test_renewal(site):
 def test_failed_renewal(site):
     """A renewal that fails says so, and the old one is served
 
-    There are days left then. They help only who is told, and whose site goes on meanwhile.
+    There are days left then. They help only those who are told, and whose site goes on meanwhile.
     """
     issued(site)
     serial = on_disk(site).serial_number
@@ -541,8 +541,8 @@ def lines_of(schedule):
 def test_schedule(site):
     """renew.sh is started at least once a day
 
-    Certificates get shorter: 45 days, six for who wants that. And a run that failed needs others
-    after it.
+    Certificates get shorter: 45 days, six for those who want that. And a run that failed needs
+    others after it.
     """
     told = schedules(site)
     for one in told:
@@ -566,7 +566,7 @@ def test_schedule(site):
 @look_at("renew.cron", "sleep", "renew.sh", "* *")
 @by_hand("cat /etc/systemd/system/board-renew.timer /etc/cron.d/board-renew")
 def test_staggered(make_site):
-    """It is started at a time of chance
+    """It is started at a random time
 
     Whoever copies these lines has the same times. Let's Encrypt asks everybody not to come all at
     once, at midnight above all.

@@ -403,7 +403,7 @@ def test_own_user(site):
 def test_read_only(site):
     """It writes to its own data, and nowhere else
 
-    Who gets into an app wants to stay: a line in its code, a job for cron. On a disk that is
+    Whoever gets into an app wants to stay: a line in its code, a job for cron. On a disk that is
     read-only there is no place for that.
     """
     script = """for one in "$@"; do

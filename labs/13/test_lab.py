@@ -6,8 +6,8 @@ import json
 import re
 import secrets
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from grader.board import LOGIN, told_by, whoami
@@ -353,9 +353,12 @@ def test_one_line(site):
             if path:
                 show(site, path)
             near = [one for one in told if one[1] == path] if path else []
+            quoted = near and near[0][2] == str(status)
             raise Mismatch(
                 f"a line for {asked}, with status {status}",
                 f"a line with {near[0]}" if near else "no such line",
+                "The status is a text. In JSON a number stands without quotes." if quoted else "",
+                [("nginx.conf", '"$status"')] if quoted else (),
             )
         rest.remove(mine)
     if rest:
@@ -411,7 +414,7 @@ def test_whatever_is_sent(site):
     """Whatever a visitor sends, the line is JSON
 
     One broken line, and the program that reads the log stops there, or skips what an attacker
-    wanted skipped. Who can write a quote into a log can write a whole line.
+    wanted skipped. Whoever can write a quote into a log can write a whole line.
     """
     log = Log(site)
     sent = 0
@@ -655,15 +658,18 @@ def test_app_log(site):
     Nginx's line says that it was the app. The traceback says where in the app. The id leads from
     one to the other.
     """
-    reply = site.get("/whoami")
-    own = header_id(reply)
-    seen = {name.lower(): value for name, value in told_by(reply)["headers"].items()}
-    if seen.get("x-request-id") != own:
-        raise Mismatch(
-            f"the app is asked with X-Request-ID: {own}",
-            seen.get("x-request-id", "none"),
-            look_at=[("nginx.conf", "proxy_set_header X-Request-ID"), ("nginx.conf", "proxy_pass")],
-        )
+    # As a visitor has none, and with the one that he brings: the answer says which one holds.
+    for headers in ({}, {"X-Request-ID": secrets.token_hex(16)}):
+        reply = site.get("/whoami", headers=headers)
+        own = header_id(reply)
+        seen = {name.lower(): value for name, value in told_by(reply)["headers"].items()}
+        if seen.get("x-request-id") != own:
+            raise Mismatch(
+                f"the app is asked with X-Request-ID: {own}, as the answer says",
+                seen.get("x-request-id", "none"),
+                "`$request_id` is always Nginx's own." if headers else "",
+                [("nginx.conf", "proxy_set_header X-Request-ID"), ("nginx.conf", "proxy_pass")],
+            )
 
     def logged(*words):
         return wait_for(
@@ -1138,7 +1144,7 @@ def test_metrics_bounded(site):
 @points(3)
 @needs(test_metrics_add_up)
 @look_at("gunicorn.conf.py", "mark_process_dead", "child_exit", "workers")
-@look_at("observe.py", "livesum", "Gauge(")
+@look_at("observe.py", "livesum", '"sum"', "'sum'", "Gauge(")
 def test_dead_worker(site):
     """What a dead worker had in hand is no longer counted
 
@@ -1187,7 +1193,9 @@ def test_dead_worker(site):
                 "board_requests_in_progress as before: whoever worked on them is dead",
                 f"{left:g} more",
                 "It takes both: the mode of the gauge, and a hook that says who has died.",
-                [("gunicorn.conf.py", "mark_process_dead"), ("gunicorn.conf.py", "")],
+                [("observe.py", '"sum"')]
+                if b'"sum"' in (site.submitted("observe.py") or b"")
+                else [("gunicorn.conf.py", "mark_process_dead"), ("gunicorn.conf.py", "")],
             )
         lost = total(before, "board_requests_total") - total(series(site), "board_requests_total")
         if lost > 0:
@@ -1246,14 +1254,14 @@ def test_jq(site):
     A log that nobody can ask is a diary. This is the question that you will ask most.
     """
     log = Log(site)
-    slow = threading.Thread(target=lambda: site.get("/slow?seconds=1.2"), daemon=True)
-    slow.start()
-    for path in ("/", "/static/style.css", "/no/such/page", "/crash", "/slow?seconds=0.1"):
-        site.get(path)
-    raw(site, head(b'/echo/"\xff\\', b'User-Agent: "\xff\\'))
-    raw(site, head(b'/echo/"\\'))
-    raw(site, b"\x16\x03\x01\xff\r\n\r\n")
-    slow.join()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(site.get, "/slow?seconds=1.2")
+        for path in ("/", "/static/style.css", "/no/such/page", "/crash", "/slow?seconds=0.1"):
+            site.get(path)
+        raw(site, head(b'/echo/"\xff\\', b'User-Agent: "\xff\\'))
+        raw(site, head(b'/echo/"\\'))
+        raw(site, b"\x16\x03\x01\xff\r\n\r\n")
+        slow.result()
     wait_for(lambda: len(log.raw()) >= 9, PATIENCE)
     done = run(site, ["jq", "-c", QUESTION, LOG])
     show(site, "/slow?seconds=1.2")
@@ -1303,12 +1311,8 @@ def test_rotation(site):
     ask()
     # Six pages are in Nginx's hands while the file changes its name. That takes a moment longer
     # than usual, as on a busy machine: its workers stand still.
-    visitors = [
-        threading.Thread(target=ask, args=("/slow?seconds=0.4",), daemon=True) for _ in range(6)
-    ]
-    with site.load(ask, 2):
-        for one in visitors:
-            one.start()
+    with ThreadPoolExecutor(6) as pool, site.load(ask, 2):
+        visitors = [pool.submit(ask, "/slow?seconds=0.4") for _ in range(6)]
 
         def arrived():
             told = read_all(at_the_app(site, "/stats")).partition(b"\r\n\r\n")[2]
@@ -1317,12 +1321,14 @@ def test_rotation(site):
         if not wait_for(arrived, PATIENCE):
             raise GraderError("the slow pages did not reach the app")
         nginx.freeze(workers)
-        # Asked for last, it is the last to be answered: the others' answers are there by then.
-        read_all(at_the_app(site, "/slow?seconds=0.7"))
-        done = run(site, ROTATE)
-        nginx.signal(signal.SIGCONT, workers)
+        try:
+            # Asked for last, it is the last to be answered: the others' answers are there by then.
+            read_all(at_the_app(site, "/slow?seconds=0.7"))
+            done = run(site, ROTATE)
+        finally:
+            nginx.signal(signal.SIGCONT, workers)
     for one in visitors:
-        one.join()
+        one.result()
     site.record(Exchange("logrotate", "/etc/logrotate.d/board, by force, under load", "root", HOME))
     if done.status:
         said = done.stderr.strip().splitlines() or ["nothing"]
@@ -1362,11 +1368,23 @@ def test_rotation(site):
         )
     places = ("compress", "postrotate")
     check_all_there(site, ids, "rotated once, while workers of Nginx were busy", places)
+    replaced(nginx, workers)
     for _ in range(6):
+        workers = nginx.workers()
         ask()
         run(site, ROTATE)
         lines_in_new_file()
+        replaced(nginx, workers)
     check_all_there(site, ids, "rotated seven times", ("rotate ", "compress"))
+
+
+def replaced(nginx, workers):
+    """Where a rotation reloads Nginx, wait for the old workers' end: a day is time enough for it.
+
+    They serve for a moment longer, and write into the old file, which is packed a day later.
+    """
+    if set(nginx.workers()) - set(workers):
+        wait_for(lambda: not set(nginx.workers()) & set(workers), PATIENCE)
 
 
 def inode(site):

@@ -110,7 +110,13 @@ def test_site_answers(site):
         lines = (("nginx.conf", "listen"), ("nginx.conf", "server"))
         got = f"{owner or 'nobody'} listens there"
         raise Mismatch("nginx listens on port 80", got, look_at=lines)
-    told = whoami(site)
+    try:
+        told = whoami(site)
+    except Mismatch as error:
+        if b"proxy_pass" not in (site.submitted("nginx.conf") or b""):
+            raise
+        note = "uWSGI's socket speaks uwsgi, for which there is `uwsgi_pass`; this is HTTP."
+        raise Mismatch(error.expected, error.got, note, [("nginx.conf", "proxy_pass")]) from None
     if told["instance"] != site.instance:
         raise Mismatch(
             "an answer that only the app can give",
@@ -125,8 +131,8 @@ def test_site_answers(site):
 def test_socket(site):
     """The unix socket speaks uwsgi, and no port is open
 
-    A port is one more door, and who comes through it comes past Nginx. A socket is a file: there
-    are no strangers on the other side of it.
+    A port is one more door, and whoever comes through it comes past Nginx. A socket is a file:
+    there are no strangers on the other side of it.
     """
     listeners = site.service("uwsgi").listeners()
     ports = [str(one) for one in listeners if not one.path]
@@ -745,6 +751,15 @@ def test_workers_are_renewed(site):
         )
 
 
+def too_long(text):
+    """A note for the card of a worker that goes on."""
+    if b"max-requests" not in text:
+        return "Workers live for ever if you do not say `max-requests`."
+    if b"min-worker-lifetime" not in text:
+        return "No worker ends before it is 10 s old, unless `min-worker-lifetime` says so."
+    return ""
+
+
 def life(site, worker, others):
     """Let one worker alone serve until it ends; how many requests it answered."""
     uwsgi = site.service("uwsgi")
@@ -759,8 +774,6 @@ def life(site, worker, others):
             raise Mismatch(
                 f"a new worker after at most {MOST_REQUESTS} requests",
                 f"one worker has answered {count}, and goes on",
-                "No worker ends before it is 10 s old, unless `min-worker-lifetime` says so."
-                if b"max-requests" in (site.submitted("uwsgi.ini") or b"")
-                else "Workers live for ever if you do not say `max-requests`.",
+                too_long(site.submitted("uwsgi.ini") or b""),
             )
     return count

@@ -539,7 +539,7 @@ def test_slow_uploads(site):
     f"for i in $(seq 30); do curl -skD- -o /dev/null -d name=ada {HOME}/login & done | grep HTTP"
 )
 def test_guessers(site):
-    """Who guesses passwords is held up, and nobody else
+    """Whoever guesses passwords is held up, and nobody else is
 
     A thousand tries a second find a common password in minutes. A person tries five.
     """
@@ -551,7 +551,7 @@ def test_guessers(site):
 @look_at("nginx.conf", "client_header_timeout", "client_body_timeout", "send_timeout", "proxy_pass")
 @by_hand("time timeout 20 bash -c 'cat </dev/tcp/192.0.2.80/443'")
 def test_slow_clients(site):
-    """Who is slow holds up nobody, and who is silent is dropped
+    """A slow visitor holds up nobody, and a silent one is dropped
 
     A connection that waits costs an attacker nothing. This holds while the app is down, too.
     """
