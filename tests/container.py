@@ -26,7 +26,7 @@ APART = {
     "PIP_FIND_LINKS": "/mnt/wheels",
 }
 booted = partial(booted_on, ROOT_TREE)
-LEFT_OUT = (".venv", ".git", ".course", "site", "__pycache__", ".*_cache", "*.egg-info")
+LEFT_OUT = (".venv", ".git", ".course", "__pycache__", ".*_cache", "*.egg-info")  # and ./site
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def server(root: Path = ROOT_TREE) -> Iterator[Container]:
 
 def copy_clone(container: Container) -> None:
     """Copy the course, mounted at /mnt/course, to where a Vagrant machine has it."""
-    left_out = " ".join(f"--exclude='{one}'" for one in LEFT_OUT)
+    left_out = " ".join(f"--exclude='{one}'" for one in (*LEFT_OUT, "./site"))
     container.sh(
         f"mkdir {CLONE} && tar -C /mnt/course -c {left_out} . | tar -C {CLONE} -x"
         f" && chown -R vagrant:vagrant {CLONE}"
