@@ -398,6 +398,16 @@ def test_wait_read_waits_until_the_server_has_read(shared: Site) -> None:
             shared.wait_read([third])
 
 
+def test_wait_read_may_take_what_the_server_has_closed(shared: Site) -> None:
+    with shared.connect() as gone:
+        gone.sendall(b"GET /whoami HTTP/1.0\r\n\r\n")
+        while gone.recv(65536):
+            pass
+        shared.wait_read([gone], or_closed=True)
+        with pytest.raises(GraderError):
+            shared.wait_read([gone], seconds=0.1)
+
+
 def test_calls_together_run_at_once(shared: Site) -> None:
     timed = shared.together([lambda: shared.get("/slow?seconds=0.5").status_code] * 4)
     assert [one.value for one in timed] == [200] * 4

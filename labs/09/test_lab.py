@@ -14,7 +14,7 @@ from functools import cache
 from grader.board import told_by, whoami
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
-from grader.errors import GraderError, Mismatch
+from grader.errors import Mismatch
 from grader.machine import File
 from grader.sandbox import APP
 from grader.site import wait_for
@@ -669,7 +669,7 @@ def test_gone_visitors(site):
                 visitor = site.connect(f"203.0.113.{number + 10}", receive_buffer=4096)
                 gone.append(opened.enter_context(visitor))
                 visitor.sendall(sent)
-        wait_read(site, gone)
+        site.wait_read(gone, or_closed=True)
     for _ in range(4):  # by now Nginx has seen them go
         site.get("/static/style.css")
     # The app may be late, 504: it does not notice who has gone. That is no matter of places.
@@ -678,22 +678,6 @@ def test_gone_visitors(site):
         note = "Nginx lets the app finish what nobody waits for, and counts it meanwhile."
         got = told(dict.fromkeys([*others, 200]))
         raise Mismatch(f"status 200 for {FEW} others", got, note if 503 in others else "")
-
-
-def wait_read(site, connections):
-    """Wait until Nginx has read what these sent; those that it has closed count as read."""
-    wanted = {one.getsockname()[:2] for one in connections}
-
-    def all_read():
-        return not [
-            one
-            for one in site.connections()
-            if (one["remote"][0].removeprefix("::ffff:"), one["remote"][1]) in wanted
-            and (one["unread"] or not one["inode"])
-        ]
-
-    if not wait_for(all_read, 10):
-        raise GraderError("Nginx has not read from its visitors in 10 s")
 
 
 @points(4)

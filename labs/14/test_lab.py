@@ -436,21 +436,12 @@ def test_many_wait(site):
             visitor.settimeout(20)
             visitor.sendall(request)
             came.append(visitor)
-        wait_for(lambda: not waiting(site, came), 10)
+        site.wait_read(came, or_closed=True)
         uwsgi.thaw()
         lines = [first_line(one) for one in came]
     lost = [one for one in lines if "200" not in one]
     if lost:
         raise Mismatch(f"an answer to each of {MANY} visitors", f"{lost[0]}, for some of them")
-
-
-def waiting(site, visitors):
-    """Whether Nginx has still to read what some of these visitors have sent."""
-    wanted = {one.getsockname()[:2] for one in visitors}
-    return any(
-        tuple(one["remote"]) in wanted and (one["unread"] or not one["inode"])
-        for one in site.connections()
-    )
 
 
 # --- what it writes
