@@ -62,7 +62,13 @@ NOT_LIVE = {
 }
 
 
-@pytest.mark.parametrize("lab", ["02", "03", "04", "05", "06", "07", "09", "10", "13", "15"])
+@pytest.mark.parametrize(
+    "lab",
+    [
+        *("02", "03", "04", "05", "06"),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("07", "09", "10", "13", "15")),
+    ],
+)
 def test_a_deployed_solution_passes_live_and_nothing_else_changes(
     server: Container, lab: str
 ) -> None:
@@ -77,6 +83,7 @@ def test_a_deployed_solution_passes_live_and_nothing_else_changes(
     assert server.sh(STATE) == before
 
 
+@pytest.mark.slow
 def test_the_lab_about_systemd_is_graded_live_and_everything_is_put_back(
     server: Container,
 ) -> None:

@@ -502,10 +502,15 @@ def test_failed_renewal(site):
     There are days left then. They help only those who are told, and whose site goes on meanwhile.
     """
     issued(site)
-    serial = on_disk(site).serial_number
-    must_show(site, serial, "the first certificate, verified, on port 443")
+    must_show(site, on_disk(site).serial_number, "the first certificate, verified, on port 443")
     lead_away(site, "www.board.example")
-    done = script(site, "renew.sh", LATER)
+    for _ in range(3):
+        serial = on_disk(site).serial_number
+        before = acme.validations(site, "www.board.example")
+        done = script(site, "renew.sh", LATER)
+        # Now and then Pebble needs no new answer: then nothing has failed, and nothing could.
+        if done.status or acme.validations(site, "www.board.example") > before:
+            break
     if not done.status:
         raise Mismatch(
             "renew.sh ends with another status than 0, as www.board.example leads elsewhere",
