@@ -171,9 +171,9 @@ def start_failure(service: Service) -> StartFailed:
             "If no `listen` of yours says 8000: a server block without `listen` takes 8000 where "
             "nginx is not started by root, as here. Write `listen 80;`."
         )
-    if "in use" in message and b"ipv6only=off" in (site.submitted("nginx.conf") or b""):
-        note = "With `ipv6only=off` a line for [::] takes IPv4's port as well as IPv6's."
     if name == "nginx":
+        if "in use" in message and b"ipv6only=off" in (site.submitted("nginx.conf") or b""):
+            note = "With `ipv6only=off` a line for [::] takes IPv4's port as well as IPv6's."
         note = next((one for pattern, one in NGINX_NOTES if re.search(pattern, message)), note)
     if name == "uwsgi" and "callable not found" in message:
         note = "uWSGI looks for `application`, unless the module's name is followed by `:app`."
