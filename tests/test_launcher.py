@@ -91,6 +91,7 @@ case "$*" in
   [ ! -e /proc/$$/fd/9 ] || echo "the grader holds the lock"
   [ -z "${SHOW_PATH-}" ] || echo "$PATH"
   shift 3; for word in "$@"; do echo "grader got <$word>"; done; exit 7 ;;
+*"-m measures"*) echo "== 3 measured =="; exit "${MEASURES_EXIT:-${PYTEST_EXIT:-0}}" ;;
 *"-m pytest"*) echo "== 3 passed =="; exit "${PYTEST_EXIT:-0}" ;;
 esac
 """,
@@ -637,17 +638,18 @@ def test_course_test_lints_then_runs_all_tests(used: Machine) -> None:
     """The linters, then pytest, whose summary is the last line of all."""
     done = used.run("test")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "== 3 passed =="
+    assert done.stdout.splitlines()[-1] == "== 3 measured =="
     calls = [call for call in used.calls() if not call.startswith("id ")]
-    *first, packages, tools = calls[:-5]
+    *first, packages, tools = calls[:-6]
     assert packages.endswith("recommends wrk nghttp2-client chromium")
     assert f"-c {CLONE}/requirements.txt -r {CLONE}/requirements-dev.txt" in tools
     assert not any("pip" in call for call in first)
-    assert calls[-5:] == [
+    assert calls[-6:] == [
         "ruff check",
         "ruff format --check",
         "mypy ",
         "python -P -m pytest -n 3 -m not measures tests",
+        "python -P -m pytest -m measures --collect-only -q tests",
         "python -P -m pytest -m measures tests",
     ]
     used.run("test")
@@ -664,7 +666,7 @@ def test_course_test_fails_when_any_part_does(
     done = used.run("test", RUFF=ruff, PYTEST_EXIT=pytest_exit)
     assert done.returncode == code
     assert ("ruff check complains" in done.stderr) is bool(ruff)
-    assert done.stdout.splitlines()[-1] == "== 3 passed =="
+    assert done.stdout.splitlines()[-1] in ("== 3 passed ==", "== 3 measured ==")
 
 
 @pytest.mark.parametrize(
@@ -689,10 +691,19 @@ def test_course_test_takes_pytest_arguments(
 def test_course_test_measures_last_and_alone(used: Machine, given: list[str]) -> None:
     """Two runs of pytest: what measures needs the machine for itself."""
     used.run("test", *given)
-    assert used.calls()[-2:] == [
+    assert used.calls()[-3:] == [
         " ".join(["python -P -m pytest -n 3 -m not measures tests", *given]),
+        " ".join(["python -P -m pytest -m measures --collect-only -q tests", *given]),
         " ".join(["python -P -m pytest -m measures tests", *given]),
     ]
+
+
+def test_course_test_ends_with_what_ran_when_nothing_measures(used: Machine) -> None:
+    """A second summary, of no test at all, would hide the one that counts."""
+    done = used.run("test", "-k", "labs", MEASURES_EXIT="5")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "== 3 passed =="
+    assert "measure" not in done.stderr
 
 
 def test_the_tools_have_a_stamp_of_their_own(used: Machine) -> None:
