@@ -53,7 +53,7 @@ class Seen:
 def seen_in(error: BaseException) -> Seen:
     """Read what was expected and got out of the exception that ended a check."""
     if isinstance(error, StartFailed):
-        return Seen(error.expected, error.got, error.note, error.place)
+        return Seen(error.expected, error.got, error.note, error.place, error.look_at)
     if isinstance(error, Mismatch):
         return Seen(error.expected, error.got, error.note, look_at=error.look_at)
     if isinstance(error, AssertionError):

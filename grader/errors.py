@@ -62,10 +62,17 @@ class StartFailed(CourseError):
         got: the tool's own message, in the learner's file names.
         place: where the tool points to, if it does.
         note: what the grader makes of it, if anything.
+        look_at: files and texts of the likely line, when the tool points nowhere.
     """
 
     def __init__(
-        self, service: str, expected: str, got: str, place: Place | None = None, note: str = ""
+        self,
+        service: str,
+        expected: str,
+        got: str,
+        place: Place | None = None,
+        note: str = "",
+        look_at: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(f"{service} did not start: {got}" if service else f"{expected}: {got}")
         self.service = service
@@ -73,6 +80,7 @@ class StartFailed(CourseError):
         self.got = got
         self.place = place
         self.note = note
+        self.look_at = look_at
 
 
 class Mismatch(AssertionError, CourseError):

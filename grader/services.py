@@ -18,7 +18,7 @@ from grader.text import clean
 from grader.uwsgi import packet
 
 if TYPE_CHECKING:
-    from grader.site import Service, Site
+    from grader.site import Service
 
 APP_HOME = "/srv/board"
 START_SECONDS = 15.0  # for a program that is ready in 0.2 s; an endless import takes for ever
@@ -112,6 +112,9 @@ NGINX_NOTES = (
     (r"unknown directive", "It is misspelt, or this version of nginx does not have it."),
     (r"zero size shared memory zone|zone .* is unknown", "No line makes a zone of this name."),
 )
+NAMED = re.compile(
+    r""""(/[^"]+)"|zone "([^"]+)"|'([\w./-]{3,})'|directive: (\S+)|(?:^|\s)(/[\w./-]{3,})"""
+)
 LONGEST_LINE = 400  # characters of one line of a message
 MANY_BOOTS = 10  # in START_SECONDS; a site has a few workers
 # What programs read without complaint: Python, then nginx.
@@ -124,7 +127,10 @@ UWSGI_COMPLAINT = re.compile(
 )
 KILLED = re.compile(r"\(pid:\d+\) was sent SIG(?!TERM)")
 # What Gunicorn's master says of a worker's end, which the worker has explained already.
-AFTERMATH = ("exited with code", "Shutting down: Master", "Reason: ", "Exception in worker")
+AFTERMATH = (
+    *("exited with code", "Shutting down: Master", "Reason: "),
+    *("Exception in worker", "Unhandled exception in main loop"),
+)
 # What no learner needs: flask's banner, the inner lines of a traceback that is not theirs.
 IDLE_TALK = (
     *(" ", "]", "[Traceback", "Traceback", "During handling", "gunicorn.errors.HaltServer"),
@@ -176,27 +182,24 @@ def start_failure(service: Service) -> StartFailed:
             note = "With `ipv6only=off` a line for [::] takes IPv4's port as well as IPv6's."
         note = next((one for pattern, one in NGINX_NOTES if re.search(pattern, message)), note)
     if name == "uwsgi" and "callable not found" in message:
-        note = "uWSGI looks for `application`, unless the module's name is followed by `:app`."
+        note = "uWSGI looks for `application`, unless `module` says another: `module = wsgi:app`."
     # Gunicorn has read its own file when it boots workers, which then import the app.
     file = "wsgi.py" if boots and "wsgi.py" in site.lab.files else service.program.file
-    place = place or named_place(site, message) or Place(file)
-    data = site.submitted(place.file)
+    look_at = [(file, "")]
+    look_at += [(one, word) for word in named(message) for one in site.lab.files]
+    look_at += [(file, word) for word in re.findall(r"`(\w+)", note) if name != "nginx"]
+    blamed = place.file if place else file
+    data = site.submitted(blamed)
     odd = odd_encoding(data) if data is not None else ""
     if odd and not any(one in odd for one in ACCEPTED[name == "nginx"]):
-        note = f"{place.file} {odd}."
+        note = f"{blamed} {odd}."
     command = shlex.join(service.program.argv)
-    return StartFailed(name, f"`{command}` starts and serves", message, place, note)
+    return StartFailed(name, f"`{command}` starts and serves", message, place, note, look_at)
 
 
-def named_place(site: Site, message: str) -> Place | None:
-    """The line of the learner's that has what a message quotes: a path, or the name of a zone."""
-    for quoted in re.findall(r'"(/[^"]+)"|zone "([^"]+)"', message):
-        for name in site.lab.files:
-            text = (site.submitted(name) or b"").decode("utf-8", "replace")
-            for number, line in enumerate(text.splitlines(), 1):
-                if "".join(quoted) in line.split("#")[0]:
-                    return Place(name, number)
-    return None
+def named(message: str) -> list[str]:
+    """What a message names that may stand in the learner's file: paths, modules, a zone."""
+    return ["".join(one) for one in NAMED.findall(message)]
 
 
 def ending(status: int) -> str:

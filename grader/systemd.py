@@ -229,7 +229,9 @@ class SystemdSite(LiveSite):
         if state["ActiveState"] == "activating" and self.serves():
             expected = f"{SERVICE} is active"
             note = "The app answers, and systemd waits for a word that it does not say: see Type=."
-        return StartFailed("board", expected, got, place or Place(SERVICE), note)
+        return StartFailed(
+            "board", expected, got, place, note, [(SERVICE, "Type=" if note else "")]
+        )
 
     # --- what checks ask
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grader import sandbox
+from grader.card import likely_place, line_of
 from grader.errors import NotAllowed, StartFailed
 from grader.lab import find_lab, read_solution
 from grader.site import Site
@@ -37,25 +38,33 @@ def test_it_is_asked_past_nginx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "says", "line"),
     [
-        ("wsgi:app", "wsgi:application", "unable to load app 0"),
-        ("wsgi:app", "wsgy:app", "ModuleNotFoundError: No module named 'wsgy'"),
-        (SOCKET, "/run/nowhere/uwsgi.sock", "bind(): No such file or directory"),
-        ("660", "660\nchown-socket = www-data", "unable to find user www-data"),
-        ("[uwsgi]", "[uswgi]", 'Can\'t find section "uwsgi"'),
-        ("listen = 1024", "listen = 100000", "Listen queue size is greater than the system max"),
-        ("vacuum = true", "daemonize = /var/log/uwsgi.log", "went to the background"),
-        ("processes", "procesess", "[strict-mode] unknown config directive: procesess"),
+        ("wsgi:app", "wsgi:application", "unable to load app 0", "module = wsgi:application"),
+        ("wsgi:app", "wsgy:app", "No module named 'wsgy'", "module = wsgy:app"),
+        (SOCKET, "/run/nowhere/uwsgi.sock", "bind(): No such file or directory", ""),
+        ("660", "660\nchown-socket = www-data", "unable to find user www-data", ""),
+        ("[uwsgi]", "[uswgi]", 'Can\'t find section "uwsgi"', ""),
+        (
+            "listen = 1024",
+            "listen = 100000",
+            "Listen queue size is greater than the system max",
+            "",
+        ),
+        ("vacuum = true", "daemonize = /tmp/a", "went to the background", "daemonize = /tmp/a"),
+        ("processes", "procesess", "unknown config directive: procesess", "procesess = 4"),
     ],
 )
-def test_what_it_complains_about_is_told(old: str, new: str, says: str) -> None:
+def test_what_it_complains_about_is_told(old: str, new: str, says: str, line: str) -> None:
+    files = read_solution(LAB, ("uwsgi.ini", old, new))
     with pytest.raises(StartFailed) as failed:
-        Site(LAB, read_solution(LAB, ("uwsgi.ini", old, new))).close()
+        Site(LAB, files).close()
     assert says in failed.value.got
     assert len(failed.value.got.splitlines()) <= 3, failed.value.got
-    assert failed.value.place is not None
-    assert failed.value.place.file == "uwsgi.ini"
+    place = failed.value.place or likely_place(failed.value.look_at, files, LAB)
+    assert place is not None
+    assert place.file == "uwsgi.ini"
+    assert line_of(place, files, LAB) == line
 
 
 def test_where_it_is_not_installed_it_says_how(
