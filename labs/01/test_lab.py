@@ -28,9 +28,13 @@ IMPORT_AND_STOP = "import wsgi, os, signal; os.kill(os.getpid(), signal.SIGSTOP)
 
 ADA = tuple(LOGIN.values())
 DEBUGGER_SCRIPT = pkgutil.get_data("werkzeug.debug", "shared/debugger.js")
-# What a visitor must not learn from a crash. The first three are of /crash, the others of a
-# database that is none.
-SECRETS = ("Traceback", "RuntimeError", "was asked for", "DatabaseError", "not a database", ".py")
+# What a visitor must not learn from a crash: of /crash, of a database that is none, of any file.
+SECRETS = (
+    *("Traceback", "RuntimeError", "did what it says"),
+    *("DatabaseError", "not a database", r"board\.db", r"\w\.py\b"),
+)
+STARTERS_KEY = "change-me-later"
+DEFAULT_DATABASE = "/var/lib/board/board.db"
 
 SLOW_VISITORS, SLOW_SECONDS, SLOW_LIMIT = 8, 0.25, 1.0
 
@@ -141,14 +145,32 @@ def is_signed_in(site: Site, session: dict[str, str]) -> bool:
 
 def refuse_secrets(reply: requests.Response, note: str = "") -> None:
     """Fail when a reply tells something about the code."""
-    text = unescape(reply.text)
-    for secret in SECRETS:
-        if secret in text:
-            line = next(line for line in text.splitlines() if secret in line)
-            shown = " ".join(re.sub(r"<[^>]*>", " ", line).split())[:120] or secret
-            raise Mismatch(
-                "a reply that tells nothing about the code", f"a reply that says: {shown}", note
-            )
+    headers = [f"{name}: {value}" for name, value in reply.headers.items()]
+    text = "\n".join([*headers, unescape(reply.text)])
+    found = next(filter(None, (re.search(f".*(?:{one}).*", text) for one in SECRETS)), None)
+    if found:
+        without_tags = " ".join(re.sub(r"<[^>]*>", " ", found[0]).split())
+        shown = without_tags if re.search("|".join(SECRETS), without_tags) else found[0].strip()
+        raise Mismatch(
+            "a reply that tells nothing about the code", f"a reply that says: {shown[:120]}", note
+        )
+
+
+def forged(session: dict[str, str], key: str, other: str) -> dict[str, str]:
+    """A session with the same content, signed with another key; no header if it cannot be made."""
+    from flask import Flask
+    from flask.sessions import SecureCookieSessionInterface
+    from itsdangerous import BadData
+
+    name, _, value = session["Cookie"].partition("=")
+    app, signer = Flask("forger"), SecureCookieSessionInterface().get_signing_serializer
+    app.secret_key = key
+    try:
+        content = signer(app).loads(value)
+    except BadData:  # sessions of another kind
+        return {}
+    app.secret_key = other
+    return {"Cookie": f"{name}={signer(app).dumps(content)}"}
 
 
 # --- the checks
@@ -273,11 +295,15 @@ def test_crash_tells_visitors_nothing(site: Site) -> None:
     if reply.status_code != 500:
         note = "Browsers, caches and monitoring know a failure by its status alone."
         raise Mismatch("status 500", f"status {reply.status_code}", note)
-    refuse_secrets(get(site, "/crash", headers={"Accept": "application/json"}))
+    refuse_secrets(get(site, "/crash?debug=1", headers={"Accept": "application/json"}))
     database = site.service("flask").env["BOARD_DATABASE"]
     site.box.write(File(database, b"These bytes are not a database.\n" * 64))
+    damaged = "This was after the database file was damaged."
     for path in ("/", "/api/notices"):
-        refuse_secrets(get(site, path), "This was after the database file was damaged.")
+        reply = get(site, path)
+        refuse_secrets(reply, damaged)
+        if reply.status_code < 500:
+            raise Mismatch(f"status 500 for {path}", f"status {reply.status_code}", damaged)
 
 
 @points(2)
@@ -288,7 +314,7 @@ def test_no_debugger(site: Site) -> None:
     Werkzeug's debugger runs any Python code that is typed into its page, as the user that serves
     the site. A PIN is all that protects it.
     """
-    for path in ("/", "/crash", "/console", "/debug", "/api/notices"):
+    for path in ("/", "/crash", "/console", "/debug", "/admin", "/api/notices"):
         reply = get(site, f"{path}?__debugger__=yes&cmd=resource&f=debugger.js")
         if reply.content == DEBUGGER_SCRIPT:
             raise Mismatch("no debugger at any path", "the script of Werkzeug's debugger")
@@ -330,6 +356,13 @@ def test_secret_key_comes_from_the_environment(site: Site) -> None:
             "a restart with the same BOARD_SECRET_KEY keeps the session",
             "the session is lost",
             "A key made anew at each start logs everybody out, and two workers never agree.",
+        )
+    if is_signed_in(site, forged(session, key, STARTERS_KEY)):
+        raise Mismatch(
+            "BOARD_SECRET_KEY alone opens a session",
+            f"one that is signed with {STARTERS_KEY!r} counts too",
+            "That key was in the code: it is known for good, also as a fallback.",
+            [("wsgi.py", STARTERS_KEY), ("wsgi.py", "SECRET_KEY_FALLBACKS"), ("wsgi.py", "KEY")],
         )
 
 
@@ -415,23 +448,35 @@ def test_database_comes_from_the_environment(make_site: Callable[..., Site]) -> 
     """
     first, second = "/var/lib/board/first.db", "/home/board/second.db"
     site = make_site(env={"BOARD_DATABASE": first})
-    title = pin(site)
-    if site.box.read(first) is None:
-        raise Mismatch(
-            f"with BOARD_DATABASE={first}, the notices are in that file",
-            "no such file",
-            "The notice was pinned: it went into another file.",
-        )
+
+    def pin_in(path: str, when: str) -> str:
+        title = pin(site)
+        if site.box.read(path) is None:
+            raise Mismatch(
+                f"{when}, the notices are in {path}",
+                "no such file",
+                "The notice was pinned: it went into another file.",
+            )
+        return title
+
+    title = pin_in(first, f"with BOARD_DATABASE={first}")
     restart(site, BOARD_DATABASE=second)
     if shows(site, title):
         raise Mismatch(f"with BOARD_DATABASE={second}, a new board", f"the notices of {first}")
+    site.service("flask").env.pop("BOARD_DATABASE")
+    try:
+        restart(site)
+    except StartFailed as failed:
+        failed.note = failed.note or "In this check, BOARD_DATABASE is not set at the last start."
+        raise
+    pin_in(DEFAULT_DATABASE, "without BOARD_DATABASE")
 
 
 @alone
 @needs(test_database_comes_from_the_environment)
 @points(1)
 @look_at("wsgi.py", "healthz", "before_request", "DATABASE", "connect(")
-@by_hand("mv /var/lib/board /var/lib/gone; curl -i http://127.0.0.1:5000/healthz")
+@by_hand("cd /var/lib/board; rm -f board.db; mkdir board.db; curl -i http://127.0.0.1:5000/healthz")
 def test_healthz_tells_whether_the_database_opens(make_site: Callable[..., Site]) -> None:
     """/healthz tells whether the database opens
 
@@ -439,8 +484,9 @@ def test_healthz_tells_whether_the_database_opens(make_site: Callable[..., Site]
     switched off; a board that does not even start cannot tell what is wrong.
     """
     folder = "/var/lib/board/later"
+    path = f"{folder}/board.db"
     try:
-        site = make_site(env={"BOARD_DATABASE": f"{folder}/board.db"})
+        site = make_site(env={"BOARD_DATABASE": path})
     except StartFailed as failed:
         raise StartFailed(
             failed.service,
@@ -449,12 +495,23 @@ def test_healthz_tells_whether_the_database_opens(make_site: Callable[..., Site]
             failed.place,
             f"In this check, {folder}/ does not exist at first.",
         ) from None
-    status = get(site, "/healthz").status_code
-    if status != 503:
-        raise Mismatch("status 503 while the database cannot be opened", f"status {status}")
+
+    def refuse_health(why: str) -> None:
+        status = get(site, "/healthz").status_code
+        if status != 503:
+            raise Mismatch(f"status 503 while {why}", f"status {status}")
+
+    # An app may make the folder. Then the database can be opened.
+    if get(site, "/healthz").status_code != 200 or site.box.read(path) is None:
+        refuse_health(f"the folder of {path} does not exist")
     site.box.write(File(f"{folder}/.keep", b""))
     if not wait_for(lambda: get(site, "/healthz").status_code == 200, 5):
         raise Mismatch("status 200 once the database can be opened", "another status, for 5 s")
+    # In the place of the next one stands a folder.
+    path = f"{folder}/other.db"
+    site.box.write(File(f"{path}/.keep", b""))
+    restart(site, BOARD_DATABASE=path)
+    refuse_health(f"{path} is a folder")
 
 
 @points(1)
