@@ -113,7 +113,8 @@ NGINX_NOTES = (
     (r"zero size shared memory zone|zone .* is unknown", "No line makes a zone of this name."),
 )
 NAMED = re.compile(
-    r""""(/[^"]+)"|zone "([^"]+)"|'([\w./-]{3,})'|directive: (\S+)|(?:^|\s)(/[\w./-]{3,})"""
+    r""""(/[^"]+)"|zone "([^"]+)"|'([\w./-]{3,})'|(?:directive:|value for) ([^\s:]+)"""
+    r"""|(?:^|\s)(/[\w./-]{3,})"""
 )
 LONGEST_LINE = 400  # characters of one line of a message
 MANY_BOOTS = 10  # in START_SECONDS; a site has a few workers

@@ -123,6 +123,7 @@ MASKS = [
     (r"\bmeasured: [\d.e+]+ times", "measured: <number> times"),
     (r"/notices/\d+\?", "/notices/<id>?"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
+    (r", for \d+ of \d+\b", ", for <n> of <m>"),
     (r"X-Cache: (STALE|UPDATING)", "X-Cache: <an old page>"),  # whether others asked just then
 ]
 
