@@ -25,6 +25,7 @@ BEHIND = {
     502: ("proxy_pass https", "    server ", "proxy_pass", "uwsgi_pass"),
     504: ("proxy_read_timeout", "proxy_connect_timeout", "    server ", "proxy_pass", "uwsgi_pass"),
 }
+SLASH = "Nginx redirects to a location that ends with a slash and hands on. Say `= /account`."
 LOGIN = {"name": "ada", "password": "pin-the-notice"}  # of one of the users that the board has
 
 
@@ -81,6 +82,15 @@ def check_visitor_is_known(visitor: Visitor, home: str) -> None:
     """
     for headers in ({}, {"X-Forwarded-For": "6.6.6.6"}):
         page = visitor.get("/account", headers=headers)
+        if page.status_code not in (200, 400):
+            status = page.status_code
+            places = ("/account", *BEHIND.get(status, ()))
+            raise Mismatch(
+                "status 200 for /account, after the login",
+                f"status {status}",
+                SLASH if status == 301 else "",
+                [("nginx.conf", text) for text in places],
+            )
         if page.status_code != 400:  # to refuse a request that lies is right too
             found = re.search(r'id="from">([^<]*)<.*id="here">([^<]*)<', page.text)
             client, here = (found[1], found[2]) if found else ("", "")

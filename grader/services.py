@@ -109,6 +109,11 @@ NGINX_NOTES = (
     ),
     (r"unexpected|invalid number of arguments", SEMICOLON),
     (r"invalid parameter", f"This nginx does not know it. Or: {SEMICOLON}"),
+    (
+        r"directive is duplicate",
+        "It stands twice in one block. What your file says outside of `server { }` is in one block "
+        "with the lines of /etc/nginx/nginx.conf, where it may stand already.",
+    ),
     (r"unknown directive", "It is misspelt, or this version of nginx does not have it."),
     (r"zero size shared memory zone|zone .* is unknown", "No line makes a zone of this name."),
 )

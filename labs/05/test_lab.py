@@ -4,7 +4,7 @@ import gzip
 import time
 import zlib
 
-from grader.board import LOGIN, check_visitor_is_known
+from grader.board import LOGIN, SLASH, check_visitor_is_known, told_by
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import Mismatch
@@ -39,6 +39,7 @@ TEXTS = (
     "/",  # with Cache-Control: public, and a Vary of the app's
     "/api/notices",
 )
+NO_PAGE = "/no/such/page"  # the app's own page says so, in some 850 bytes
 # Their own time stamp in the header: nothing but these very files has these bytes.
 READY = {
     name: gzip.compress(MADE["page.html"], 9, mtime=86_400) for name in ("ready.css", "ready.txt")
@@ -46,6 +47,7 @@ READY = {
 # For the "by hand" lines: the head of the reply to a client that accepts gzip.
 HEAD = "curl -s -D- -o /dev/null -H 'Accept-Encoding: gzip'"
 URL = "http://board.example"
+WWW = "www.board.example"
 
 
 class Answer:
@@ -161,6 +163,17 @@ def test_text_is_compressed(site):
                 )
             if packed.body != plain.body:
                 raise Mismatch(f"{path}: the same bytes, once unpacked", "other bytes")
+    visitor = site.visitor()
+    visitor.post("/login", data=LOGIN)
+    page = visitor.get("/big?kb=100", headers={"Accept-Encoding": "gzip"}, stream=True)
+    packed = Answer(page)
+    if packed.encoding != "gzip":
+        raise Mismatch(
+            "Content-Encoding: gzip for /big?kb=100, for a visitor who is logged in",
+            packed.form,
+            "Without a session it is packed.",
+            [("nginx.conf", "$http_cookie"), ("nginx.conf", "$cookie"), ("nginx.conf", "gzip off")],
+        )
 
 
 @points(2)
@@ -191,7 +204,7 @@ def test_packed_files(site):
 @points(2)
 @look_at("nginx.conf", "gzip_min_length", "gzip on", "gzip_types")
 @by_hand(
-    "for n in 240 1100; do yes '<p>' | head -c $n >static/n.html; "
+    "for n in 240 1028; do yes '<p>' | head -c $n >static/n.html; "
     f"{HEAD} {URL}/static/n.html | grep -iE '^content-(l|e)'; done"
 )
 @look_at("wsgi.py", "gzip.compress")
@@ -201,7 +214,7 @@ def test_small_replies(site):
     A small reply fits in one packet anyway, and packed it can even grow.
     """
     # HTML: the type that is always in `gzip_types`.
-    place(site, {"small.html": b"<p>\n" * 60, "medium.html": b"<p>\n" * 275})
+    place(site, {"small.html": b"<p>\n" * 60, "medium.html": b"<p>\n" * 257})
     for path in ("/static/small.html", "/echo/small", "/static/motd"):
         answer = ask(site, path)
         if answer.encoding:
@@ -215,6 +228,7 @@ def test_small_replies(site):
         )
 
 
+MAGIC = b"\x1f\x8b"  # what gzip's files begin with
 UNWILLING = (None, "", "identity", "gzip;q=0", "gzip;q=0, identity", "deflate", "br")
 
 
@@ -237,6 +251,8 @@ def test_unwilling(site):
         packed = ask(site, path)
         for accept in UNWILLING:
             plain = ask(site, path, accept)
+            if packed.wire.startswith(MAGIC) and not packed.encoding:
+                continue  # packed, and it does not say so: the matter of test_prepared_files
             if plain.encoding:
                 asked = "no Accept-Encoding" if accept is None else f"Accept-Encoding: {accept}"
                 note = "Beside this file lies a packed one." if "/ready" in path else ""
@@ -261,7 +277,7 @@ def test_vary(site):
     prepare(site)
     place_ready(site)
     found = False
-    for path in (*TEXTS, *(f"/static/{name}" for name in READY)):
+    for path in (*TEXTS, *(f"/static/{name}" for name in READY), NO_PAGE):
         packed, plain = ask(site, path, "gzip"), ask(site, path, None)
         if not packed.encoding or plain.encoding:
             continue  # with one form there is nothing to vary
@@ -273,6 +289,9 @@ def test_vary(site):
                 raise Mismatch(
                     f"Vary: Accept-Encoding with the {form} form of {path}",
                     f"Vary: {told}" if told else "no Vary",
+                    "The page says status 404: `add_header` leaves it out there without `always`."
+                    if path == NO_PAGE
+                    else "",
                 )
             if path == "/" and not names & {"accept-language", "*"}:
                 raise Mismatch(
@@ -384,6 +403,8 @@ def test_prepared_files(site):
         packed, plain = ask(site, f"/static/{name}"), ask(site, f"/static/{name}", None)
         if packed.encoding != "gzip" or packed.wire != ready:
             got = "the file, packed anew" if packed.encoding else "the file, not packed"
+            if packed.wire == ready:
+                got = "these bytes, and no Content-Encoding: gzip, so nobody unpacks them"
             raise Mismatch(f"the bytes of {name}.gz for /static/{name}", got)
         if packed.type != plain.type:
             raise Mismatch(f"Content-Type: {plain.type}", f"Content-Type: {packed.type}")
@@ -460,13 +481,31 @@ def test_account(site):
         path = f"{form}?note=token"
         reply = visitor.get(path, headers={"Accept-Encoding": "gzip"}, stream=True)
         answer = Answer(reply)
-        if form == "/account":
-            assert answer.status == 200, "the account page, after the login"
+        if form == "/account" and answer.status != 200:
+            raise Mismatch(
+                "status 200 for the account page, after the login",
+                f"status {answer.status}",
+                SLASH if answer.status == 301 else "",
+            )
         if answer.status == 200 and answer.encoding:
             note = (
                 "" if form == "/account" else "The same page, written otherwise: /account is plain."
             )
             raise Mismatch(f"no Content-Encoding for {form}", answer.form, note)
+    visitor = site.visitor(host=WWW)
+    visitor.post("/login", data=LOGIN)
+    reply = visitor.get("/account", headers={"Accept-Encoding": "gzip"}, stream=True)
+    answer = Answer(reply)
+    if answer.status == 200 and answer.encoding:
+        note = f"Under {URL} it is plain."
+        raise Mismatch(
+            f"no Content-Encoding for /account, by {WWW}", answer.form, note, [("nginx.conf", WWW)]
+        )
+
+
+# One of a location's own stands deeper than those of the server.
+IN_LOCATION = [("nginx.conf", "        proxy_set_header")]
+HEADERS = {"client": "proxy_set_header X-Forwarded-For", "url": "proxy_set_header Host"}
 
 
 @points(2)
@@ -478,9 +517,24 @@ def test_visitor_stays_known(site):
     A new location is easily one without the headers that lab 03 wrote for the others. Then every
     visitor of that page may be anybody.
     """
+    for headers in ({}, {"X-Forwarded-For": "6.6.6.6"}):
+        page = site.get("/whoami", headers=headers)
+        if page.status_code == 400:  # to refuse a request that lies is right too
+            continue
+        told = told_by(page)
+        wanted = {"client": VISITOR, "url": f"{URL}/whoami"}
+        lost = [name for name in wanted if told.get(name) != wanted[name]]
+        if lost:
+            all_lost = lost == [*wanted]
+            raise Mismatch(
+                f"on /whoami: {lost[0]} {wanted[lost[0]]}",
+                f"{lost[0]} {told.get(lost[0])}",
+                "A location with a proxy_set_header of its own inherits none." if all_lost else "",
+                [*(IN_LOCATION if all_lost else ()), ("nginx.conf", HEADERS[lost[0]])],
+            )
     visitor = site.visitor()
     visitor.post("/login", data=LOGIN)
-    check_visitor_is_known(visitor, "http://board.example")
+    check_visitor_is_known(visitor, URL)
 
 
 PAGES = 100
