@@ -214,6 +214,8 @@ def bwrap_arguments() -> list[str]:
     for path, size in TMPFS.items():
         mode = "1777" if path in FOR_ALL else "0755"
         made += ["--perms", mode, "--size", str(size * MIB), "--tmpfs", path]
+    # bubblewrap makes missing parents private to root; the services must pass through.
+    made += ["--perms", "0755", "--dir", "/etc/ssl"]
     for path in (
         "/etc/ld.so.cache",
         "/etc/alternatives",
@@ -227,7 +229,6 @@ def bwrap_arguments() -> list[str]:
         made += ["--ro-bind-try", f"/etc/nginx/{name}", f"/etc/nginx/{name}"]
     for path in sorted({sys.base_prefix, sys.prefix}):
         if not f"{path}/".startswith("/usr/"):
-            # bubblewrap makes missing parents private to root; the services must pass through.
             for parent in reversed(Path(path).parents[:-1]):
                 if str(parent) not in TMPFS:
                     made += ["--perms", "0755", "--dir", str(parent)]

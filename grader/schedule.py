@@ -30,6 +30,7 @@ ITERATIONS = 400  # times of a timer that are looked at
 DAYS = 400  # of a cron table
 TARGET = "/srv/board/renew.sh"
 DAY = 24 * 3600.0
+DEFAULT_PATIENCE = 90.0  # seconds, of systemd, unless it was told otherwise
 SLACK = 4.0  # seconds of ours, for a machine that has too much to do
 FIRST = datetime.datetime(2027, 1, 1)
 STARTERS = ("OnActiveSec", "OnBootSec", "OnStartupSec")
@@ -67,6 +68,7 @@ class Schedule:
         command: what is started, for a shell.
         shell: the shell.
         cut: whether a % in a cron table ended the command.
+        patience: after how many seconds systemd gives a start up that has not come to the point.
     """
 
     file: str
@@ -75,6 +77,7 @@ class Schedule:
     command: str
     shell: str = "/bin/sh"
     cut: bool = False
+    patience: float = NEVER
 
 
 # --- systemd ------------------------------------------------------------------------------------
@@ -120,13 +123,19 @@ def timer_schedule(site: Site, timer: str, service: str, unit: str) -> Schedule 
         raise Mismatch("a timer that systemd takes", last_line(site, seen), look_at=[(timer, "")])
     root = "/tmp/enabled"
     script = f"mkdir -p {root}{folder} && cp {folder}/{unit}.* {root}{folder}/"
-    script += f" && systemctl --root={root} enable {unit}.timer && ls {root}{folder}/*.wants"
-    if run(site, ["sh", "-c", script]).status:
+    script += f" && systemctl --root={root} enable {unit}.timer && cd {root}{folder}"
+    script += " && ls -d *.wants"
+    script += " && for one in *.wants; do ls /usr/lib/systemd/system/${one%.wants}; done"
+    enabled = run(site, ["sh", "-c", script])
+    if enabled.status:
+        nowhere = ".wants" in enabled.stdout
         raise Mismatch(
             "a timer that can be enabled, to be there after a boot",
-            "`systemctl enable` finds nothing to do",
+            "it is enabled for a unit that systemd does not have"
+            if nowhere
+            else "`systemctl enable` finds nothing to do",
             "The section [Install] says what wants the unit: WantedBy=timers.target.",
-            [(timer, "[Install]"), (timer, "")],
+            [(timer, "WantedBy"), (timer, "[Install]"), (timer, "")],
         )
     told = sections.get("Timer", {})
     wanted = told.get("Unit", [f"{unit}.service"])[-1]
@@ -141,18 +150,39 @@ def timer_schedule(site: Site, timer: str, service: str, unit: str) -> Schedule 
         gap = min([gap, *repeats])
     delays = told.get("RandomizedDelaySec", ["0"])
     commands = read_unit(text_of(site, service)).get("Service", {})
+    if commands.get("RemainAfterExit", ["no"])[-1].lower() in ("yes", "true", "on", "1", "y", "t"):
+        raise Mismatch(
+            "a service that can be started again",
+            "one that remains active when its command has ended",
+            "A timer starts a service that is not active: this one, once. Leave out "
+            "RemainAfterExit.",
+            [(service, "RemainAfterExit")],
+        )
     lines = [one for key in ("ExecStartPre", "ExecStart") for one in commands.get(key, [])]
     return Schedule(
         timer,
         gap,
         seconds_of(site, timer, delays[-1]) if delays else 0.0,
         " && ".join(shell_words(one) for one in lines),
+        patience=patience_of(site, service, commands),
     )
 
 
+def patience_of(site: Site, file: str, commands: dict[str, list[str]]) -> float:
+    """How long systemd lets a service start: with what ExecStartPre says (systemd.service(5))."""
+    told = [*commands.get("TimeoutSec", []), *commands.get("TimeoutStartSec", [])]
+    if not told:
+        return NEVER if commands.get("Type", [""])[-1] == "oneshot" else DEFAULT_PATIENCE
+    return NEVER if told[-1] in ("infinity", "0") else seconds_of(site, file, told[-1])
+
+
 def shell_words(line: str) -> str:
-    """Write a command line of a unit for a shell: systemd's own prefixes and %% taken away."""
-    words = [one.replace("%%", "%").replace("$$", "$") for one in shlex.split(line.lstrip("-@:+!"))]
+    """Write a command line of a unit for a shell: systemd's own prefixes and %% taken away.
+
+    systemd puts the unit's variables in the place of ${NAME}: here there are none.
+    """
+    words = [one.replace("%%", "%") for one in shlex.split(line.lstrip("-@:+!"))]
+    words = [re.sub(r"\$\$|\$\{\w+\}", lambda it: "$" * (it[0] == "$$"), one) for one in words]
     return shlex.join(words)
 
 
@@ -215,14 +245,14 @@ def cron_line(file: str, line: str, shell: str) -> Schedule:
     """Read one job of a table in /etc/cron.d: five fields or a word, a user, a command."""
     at = [(file, line)]
     if line.startswith("@"):
-        word, _, rest = line.partition(" ")
+        word, rest = (*line.split(None, 1), "")[:2]
         times = SHORT.get(word, "")
         if not times and word != "@reboot":
             raise Mismatch("a time that cron understands", word, look_at=at)
     else:
         parts = line.split(None, 5)
         times, rest = " ".join(parts[:5]), parts[5] if len(parts) > 5 else ""
-    user, _, command = rest.strip().partition(" ")
+    user, command = (*rest.split(None, 1), "", "")[:2]
     if user not in USERS or not command:
         raise Mismatch(
             "five fields, a user (root), then the command",
