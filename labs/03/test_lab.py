@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 from contextlib import ExitStack
+from itertools import product
 from urllib.parse import urljoin
 
 import requests
@@ -11,10 +12,12 @@ import requests
 from grader.board import plain, told_by, whoami
 from grader.checks import by_hand, look_at, needs, points
 from grader.errors import Mismatch, NotLive
+from grader.site import VISITOR, VISITOR_V6
 
 SLOW_CLIENTS = 50
 NORMAL_VISITORS = 25
 BIG_KB = 1000  # more than the kernel swallows between the app and a stuck reader
+NAMES = ("board.example", "www.board.example")
 PATIENCE = 10  # seconds that a visitor waits at most
 BY_HAND = (
     "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
@@ -22,9 +25,18 @@ BY_HAND = (
 )
 
 
-def whoami_unless_refused(site, headers):
+def doors(site):
+    """Two ways in that have nothing in common, so that a server block apart is behind one of them.
+
+    The second is by IPv6 where the site listens on it, which is another check's matter.
+    """
+    family = 6 if site.port_owner(80, 6) == "nginx" else 4
+    return [{"host": NAMES[0], "family": 4}, {"host": NAMES[1], "family": family}]
+
+
+def whoami_unless_refused(site, headers, **door):
     """The same with headers that lie; None when the site refuses the request, which is right."""
-    reply = site.get("/whoami", source="203.0.113.7", headers=headers)
+    reply = site.get("/whoami", headers=headers, **door)
     return None if reply.status_code == 400 else told_by(reply)
 
 
@@ -117,7 +129,8 @@ def test_visitor_address(site):
     Without it every log line, rate limit and ban hits Nginx itself.
     """
     for address in ("203.0.113.7", "203.0.113.99"):
-        check_client(site, address)
+        for host in NAMES:
+            check_client(site, address, host=host)
 
 
 @points(1)
@@ -127,7 +140,8 @@ def test_visitor_address_v6(site):
 
     Half of the visitors may come this way; they too want their own log lines and limits.
     """
-    check_client(site, "2001:db8::7", family=6)
+    for host in NAMES:
+        check_client(site, "2001:db8::7", family=6, host=host)
 
 
 @points(2)
@@ -137,8 +151,8 @@ def test_host(site):
 
     `proxy_pass` alone sends the upstream's name instead, and every link the app makes is wrong.
     """
-    for host in ("board.example", "www.board.example"):
-        url = whoami(site, host=host)["url"]
+    for door in doors(site):
+        host, url = door["host"], whoami(site, **door)["url"]
         if url != f"http://{host}/whoami":
             note, lines = inherits_nothing(site, b"Host $") if host not in url else "", ()
             if url == f"https://{host}/whoami":
@@ -155,16 +169,18 @@ def test_port(site):
 
     The VM forwards port 8080 to 80: links without the port lead nowhere. `$host` leaves it out.
     """
-    told = whoami(site, host="board.example:8080")
-    if told["url"] != "http://board.example:8080/whoami":
+    for door in doors(site):
+        wanted = f"http://{door['host']}:8080/whoami"
+        told = whoami(site, **{**door, "host": f"{door['host']}:8080"})
+        if told["url"] == wanted:
+            continue
         note, lines = "", ()
         for name, option in (("X-Forwarded-Port", "x_port"), ("X-Forwarded-Host", "x_host")):
             if name in reached_the_app(told):
                 lines = (("wsgi.py", option), ("nginx.conf", name), ("nginx.conf", "Host"))
                 note = f"This reached the app too: {name}: {reached_the_app(told)[name]}"
                 break
-        wanted = "url http://board.example:8080/whoami"
-        raise Mismatch(wanted, f"url {told['url']}", note, lines)
+        raise Mismatch(f"url {wanted}", f"url {told['url']}", note, lines)
 
 
 SPOOFED_ADDRESSES = (
@@ -185,19 +201,20 @@ def test_spoofed_address(site):
     Anyone can send X-Forwarded-For. An app that believes it lets anyone pass a ban, or get
     somebody else banned.
     """
-    for headers in SPOOFED_ADDRESSES:
-        told = whoami_unless_refused(site, headers)
-        client = plain(told.get("client")) if told else "203.0.113.7"
-        if client != "203.0.113.7":
+    for door, headers in product(doors(site), SPOOFED_ADDRESSES):
+        visitor = VISITOR if door["family"] == 4 else VISITOR_V6
+        told = whoami_unless_refused(site, headers, **door)
+        client = plain(told.get("client")) if told else visitor
+        if client != visitor:
             arrived = [one.split(",")[-1].strip() for one in reached_the_app(told).values()]
-            if "203.0.113.7" in arrived:
+            if visitor in arrived:
                 note = "Nginx told the app the right address too; the app took the other one."
                 lines = [("wsgi.py", text) for text in ("x_for", "environ[", "app.wsgi_app")]
             else:
                 note = "No header that reached the app ends with the right address."
                 texts = ("set_real_ip_from", "real_ip_header", "X-Forwarded-For", "proxy_pass")
                 lines = [("nginx.conf", text) for text in texts]
-            raise Mismatch("client 203.0.113.7", f"client {client}", note, lines)
+            raise Mismatch(f"client {visitor}", f"client {client}", note, lines)
 
 
 SPOOFED_SCHEMES = (
@@ -219,8 +236,8 @@ def test_spoofed_scheme(site):
     Gunicorn believes X-Forwarded-Proto from 127.0.0.1, and that is where Nginx knocks from. If
     Nginx passes a visitor's own header on, links and secure cookies go wrong.
     """
-    for headers in SPOOFED_SCHEMES:
-        told = whoami_unless_refused(site, headers)
+    for door, headers in product(doors(site), SPOOFED_SCHEMES):
+        told = whoami_unless_refused(site, headers, **door)
         if told:
             assert told.get("scheme") == "http"
 
@@ -243,14 +260,15 @@ def test_spoofed_host(site):
 
     A page, a cached page or a password mail with links to evil.test is how accounts are stolen.
     """
-    for headers in SPOOFED_HOSTS:
-        told = whoami_unless_refused(site, headers)
-        url = told.get("url") if told else "http://board.example/whoami"
-        if url != "http://board.example/whoami":
+    for door, headers in product(doors(site), SPOOFED_HOSTS):
+        told = whoami_unless_refused(site, headers, **door)
+        wanted = f"http://{door['host']}/whoami"
+        url = told.get("url") if told else wanted
+        if url != wanted:
             name = next(iter(headers))
             option = name.lower().replace("x-forwarded-", "x_")  # as ProxyFix calls it
             raise Mismatch(
-                "url http://board.example/whoami",
+                f"url {wanted}",
                 f"url {url}",
                 f"The app believes {name}, and Nginx does not replace it.",
                 (("wsgi.py", option), ("nginx.conf", name), ("wsgi.py", "app")),
@@ -265,12 +283,12 @@ def test_redirects(site):
 
     A Location with the upstream's address sends the visitor to a place that only the server sees.
     """
-    for host in ("board.example", "www.board.example"):
-        here = f"http://{host}"
-        for page, target in (("/go?to=/notices/1", "/notices/1"), ("/account", "/login")):
-            location = site.get(page, host=host).headers.get("Location", "")
-            if urljoin(here + page, location).partition("?")[0] != here + target:
-                raise Mismatch(f"Location: {here}{target}", f"Location: {location or '(none)'}")
+    pages = (("/go?to=/notices/1", "/notices/1"), ("/account", "/login"))
+    for door, (page, target) in product(doors(site), pages):
+        here = f"http://{door['host']}"
+        location = site.get(page, **door).headers.get("Location", "")
+        if urljoin(here + page, location).partition("?")[0] != here + target:
+            raise Mismatch(f"Location: {here}{target}", f"Location: {location or '(none)'}")
 
 
 TARGETS = (
@@ -282,6 +300,8 @@ TARGETS = (
     "/echo/100%25?next=http://board.example/%3Fa=b%26c",
     "/echo/a%252Fb%2e%2e",
     "/echo/%5Bx%5D@:$!'()*~",
+    "/echo/style.css",
+    "/echo/img/board.png?v=2",
 )
 
 
@@ -293,8 +313,8 @@ def test_paths(site):
     With a path behind its address `proxy_pass` sends what Nginx made of the path: decoded, and
     with double slashes merged. The app then sees another path than the visitor sent.
     """
-    for target in TARGETS:
-        told = echo(site, "GET", target)
+    for door, target in product(doors(site), TARGETS):
+        told = echo(site, "GET", target, **door)
         arrived = told.get("path", "") + (f"?{told['query']}" if told.get("query") else "")
         if arrived != target:
             raise Mismatch(f"the app is asked for {target}", f"it is asked for {arrived}")
@@ -307,11 +327,17 @@ def test_methods_and_bodies(site):
 
     The app decides what it accepts. A proxy in front of it is no reason to lose an upload.
     """
+    for door in doors(site):
+        methods_and_bodies(site, **door)
+
+
+def methods_and_bodies(site, **door):
+    """They pass at one of the site's doors."""
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-        assert echo(site, method, "/echo/m")["method"] == method
-    assert site.head("/echo/m").status_code == 200
+        assert echo(site, method, "/echo/m", **door)["method"] == method
+    assert site.head("/echo/m", **door).status_code == 200
     own = {"Cookie": "session=mine", "Authorization": "Basic bWU6bWU=", "Accept-Language": "de"}
-    arrived = reached_the_app(whoami(site, headers=own))
+    arrived = reached_the_app(whoami(site, headers=own, **door))
     for name, value in own.items():
         if arrived.get(name) != value:
             raise Mismatch(
@@ -321,7 +347,7 @@ def test_methods_and_bodies(site):
                 (("nginx.conf", "proxy_pass_request_headers"), ("nginx.conf", "proxy_set_header")),
             )
     body = bytes(range(250)) * 4000  # 10^6 bytes
-    told = echo(site, "POST", "/echo/b", data=body)
+    told = echo(site, "POST", "/echo/b", data=body, **door)
     assert told["length"] == 10**6
     assert told["sha256"] == hashlib.sha256(body).hexdigest()
 
@@ -375,7 +401,9 @@ def nobody_waits(site, slow_words, kind, receive_buffer=None):
     with ExitStack() as opened:
         for n in range(SLOW_CLIENTS):
             slow = site.connect(f"203.0.113.{n + 10}", receive_buffer=receive_buffer)
-            opened.enter_context(slow).sendall(slow_words)
+            # By both names, in turn: each may have a server block of its own.
+            name = NAMES[n // every % len(NAMES)].encode()
+            opened.enter_context(slow).sendall(slow_words.replace(b"board.example", name))
             if n % every == every - 1:
                 visitor = opened.enter_context(site.connect(f"203.0.113.{n + 100}"))
                 visitor.sendall(request)
@@ -455,8 +483,10 @@ def test_error_pages(site):
         ("/there/is/no/such/page", 404, "This notice board has no such page"),
         ("/crash", 500, "Something broke on our side"),
     )
-    for path, status, words in pages:
-        reply = site.get(path)
+    missing, crash = pages
+    ways = [(door, missing) for door in doors(site)]
+    for door, (path, status, words) in (*ways, ({}, crash)):  # crashes by each: another check's
+        reply = site.get(path, **door)
         if reply.status_code != status:
             raise Mismatch(f"status {status}", f"status {reply.status_code}")
         if words not in reply.text:
@@ -473,15 +503,17 @@ def test_after_a_crash(site):
 
     One mistake in one view must not take the site down, nor run twice.
     """
-    before = crashes(site)
-    for _ in range(3):
-        reply = site.get("/crash")
-        if reply.status_code != 500:
-            raise Mismatch("status 500, the app's own", f"status {reply.status_code}")
-        whoami(site)
-    ran = crashes(site) - before
-    if ran != 3:
-        raise Mismatch("3 visits to /crash reach the app 3 times", f"they reached it {ran} times")
+    for door in doors(site):
+        before = crashes(site)
+        for _ in range(3):
+            reply = site.get("/crash", **door)
+            if reply.status_code != 500:
+                raise Mismatch("status 500, the app's own", f"status {reply.status_code}")
+            whoami(site, **door)
+        ran = crashes(site) - before
+        if ran != 3:
+            wanted = "3 visits to /crash reach the app 3 times"
+            raise Mismatch(wanted, f"they reached it {ran} times")
 
 
 def crashes(site):
