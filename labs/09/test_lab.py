@@ -14,6 +14,7 @@ from functools import cache
 from grader.board import told_by, whoami
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
+from grader.commands import run
 from grader.errors import Mismatch
 from grader.machine import File
 from grader.sandbox import APP
@@ -22,6 +23,15 @@ from grader.site import wait_for
 PAGES = {code: (APP / "errors" / f"{code}.html").read_bytes() for code in (404, 413, 502, 503, 504)}
 SWITCH = "/srv/board/maintenance.on"
 OPERATOR = "127.0.0.1"
+WWW = {"host": "www.board.example"}
+V6 = {"family": 6}
+# Which block or location a request takes that another one does not.
+ELSEWHERE = (("nginx.conf", "server_name www"), ("nginx.conf", "listen [::]"))
+# Of a visitor's address, as proxies and CDNs name it.
+ADDRESS_HEADERS = (
+    *("X-Forwarded-For", "X-Real-IP", "Forwarded"),
+    *("CF-Connecting-IP", "True-Client-IP", "X-Client-IP"),
+)
 PROBLEM = "application/problem+json"
 MB = 1_000_000
 LATE = 5.9  # seconds; the README says 5, and a busy machine may be a little late
@@ -148,6 +158,8 @@ def outage(site):
         ask("HEAD", "HEAD", "/notices/4")
         ask("POST", "POST", "/login", data={"name": "ada"})
         ask("API", "GET", "/api/notices")
+        ask("API, www", "GET", "/api/notices/2", **WWW)
+        ask("API, IPv6", "GET", "/api/notices/3", **V6)
         ask("missing file", "GET", "/static/none.css")
         site.box.write(File(SWITCH, b""))
         ask("maintenance", "GET", "/")
@@ -254,14 +266,24 @@ def test_own_errors(site):
     site.box.write(File(counts, b"", 0o000))
     try:
         for path, (status, sentence) in cases.items():
-            reply = site.get(path)
-            if reply.status_code != status or sentence not in reply.content:
-                raise Mismatch(
-                    f"status {status}, and the app's words: {sentence.decode()}",
-                    f"status {reply.status_code}, with {described(reply)}",
-                )
+            check_words(site.get(path), status, sentence)
     finally:
         site.box.remove(counts)
+    database = site.service("gunicorn").env["BOARD_DATABASE"]
+    run(site, ["chmod", "0", database])
+    try:
+        check_words(site.get("/api/notices"), 500, b'"Internal Server Error"')
+    finally:
+        run(site, ["chmod", "640", database])
+
+
+def check_words(reply, status, sentence):
+    """The reply is an error of the app's, in its words; anything else is a mismatch."""
+    if reply.status_code != status or sentence not in reply.content:
+        raise Mismatch(
+            f"status {status}, and the app's words: {sentence.decode()}",
+            f"status {reply.status_code}, with {described(reply)}",
+        )
 
 
 @points(3)
@@ -390,6 +412,9 @@ def test_maintenance(site):
     cases = [("GET", "/", {}), ("GET", "/notices/1", {}), ("GET", "/whoami", {})]
     cases += [("GET", "/", {"host": "www.board.example"}), ("GET", "/", {"family": 6})]
     cases += [("HEAD", "/", {}), ("POST", "/login", {"data": {"name": "ada"}})]
+    # Locations that people give a block of their own, and visitors who are logged in.
+    cases += [("POST", "/upload", {"data": b"a photo"}), ("GET", "/healthz", {})]
+    cases += [("GET", "/account", {"headers": {"Cookie": "session=ada"}})]
     with maintenance(site):
         for method, path, options in cases:
             reply = site.request(method, path, **options)
@@ -404,7 +429,7 @@ def test_maintenance(site):
 
 @points(2)
 @needs(test_maintenance)
-@look_at("nginx.conf", OPERATOR, "geo", "http_x_", "maintenance.on")
+@look_at("nginx.conf", "real_ip", OPERATOR, "geo", "http_x_", "maintenance.on")
 @by_hand(
     f"touch maintenance.on; for who in 127.0.0.1 203.0.113.7; do curl -si --interface $who -H "
     f"'X-Forwarded-For: 127.0.0.1' {HOME}/whoami | head -1; done; rm maintenance.on"
@@ -416,11 +441,25 @@ def test_operator(site):
     is no matter of a header: a visitor writes what he likes into those.
     """
     with maintenance(site):
-        reply = site.get("/whoami", source=OPERATOR)
-        if reply.status_code != 200 or told_by(reply).get("instance") != site.instance:
+        for options in ({}, WWW):
+            reply = site.get("/whoami", source=OPERATOR, **options)
+            if reply.status_code != 200 or told_by(reply).get("instance") != site.instance:
+                got = f"status {reply.status_code}, with {described(reply)}"
+                raise Mismatch(f"the app's page, for {OPERATOR}", got)
+        reply = site.get("/api/notices", source=OPERATOR)
+        if reply.status_code != 200:
             got = f"status {reply.status_code}, with {described(reply)}"
-            raise Mismatch(f"the app's page, for {OPERATOR}", got)
-        for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded"):
+            lines = [("nginx.conf", "location /api"), ("nginx.conf", "location ^~ /api")]
+            raise Mismatch(f"the app's JSON, for {OPERATOR}", got, look_at=lines)
+        for host in ("localhost", OPERATOR):
+            with contextlib.suppress(OSError):  # to hang up on strangers is fine
+                if site.instance in site.get("/whoami", host=host).text:
+                    raise Mismatch(
+                        "status 503: it is a visitor, whatever the header Host says",
+                        "the app's page",
+                        look_at=[("nginx.conf", "localhost")],
+                    )
+        for name in ADDRESS_HEADERS:
             value = f"for={OPERATOR}" if name == "Forwarded" else OPERATOR
             reply = site.get("/whoami", headers={name: value})
             if reply.status_code < 400:
@@ -448,6 +487,8 @@ def test_too_large(site):
         ({"data": bytes(11 * MB)}, ""),
         ({"data": in_chunks}, "This body came in chunks."),
         ({"files": form}, ""),
+        ({"data": bytes(11 * MB), **WWW}, ""),
+        ({"data": bytes(11 * MB), **V6}, ""),
     ):
         try:
             reply = site.post("/upload", **body)
@@ -457,7 +498,7 @@ def test_too_large(site):
                 "the connection ended before the answer could be read",
                 look_at=[("nginx.conf", "lingering"), ("nginx.conf", "client_max_body_size")],
             ) from None
-        check_page(reply, 413, note)
+        check_page(reply, 413, note, ELSEWHERE if "host" in body or "family" in body else ())
 
 
 @points(2)
@@ -504,14 +545,16 @@ def test_ten_megabytes(site):
     check_arrived(site.post("/upload", data=data), data)
     pieces = (data[at : at + MB] for at in range(0, len(data), MB))
     check_arrived(site.post("/upload", data=pieces), data)
+    for options in (WWW, V6):
+        check_arrived(site.post("/upload", data=data, **options), data, ELSEWHERE)
 
 
-def check_arrived(reply, data):
-    """The app has got these bytes; anything else is a mismatch."""
+def check_arrived(reply, data, places=()):
+    """The app has got these bytes; anything else is a mismatch, with likely lines for a refusal."""
     size = f"{len(data) / MB:g} MB"
     if reply.status_code != 200:
         got = f"status {reply.status_code}, with {described(reply)}"
-        raise Mismatch(f"status 200, and the app has the {size}", got)
+        raise Mismatch(f"status 200, and the app has the {size}", got, look_at=places)
     arrived = json.loads(reply.content)
     wanted = {"length": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if {key: arrived.get(key) for key in wanted} != wanted:
@@ -547,8 +590,11 @@ def test_missing_file(site):
 
     Nginx answers for files, so the app's page about missing pages does not help here.
     """
-    for path in ("/static/none.css", "/static/img/none.png"):
+    # With an ending that a pattern may have, and without.
+    for path in ("/static/none.css", "/static/img/none.png", "/static/none.pdf", "/static/none"):
         check_page(site.get(path), 404)
+    for options in (WWW, V6):
+        check_page(site.get("/static/none.css", **options), 404, places=ELSEWHERE)
     check_page(site.head("/static/none.css"), 404)
     check_page(during_outage(site, "missing file"), 404, "The app is down. Files are not its own.")
 
@@ -564,10 +610,12 @@ def test_hidden_pages(site):
     """
     paths = [f"/errors/{code}.html" for code in PAGES] + ["/errors/", "//errors/502.html"]
     paths += ["/%65rrors/502.html", "/static/../errors/502.html", "/errors/none.html"]
-    for path in paths:
-        reply = site.get(path)
+    cases = [(path, {}) for path in paths] + [(paths[0], WWW), (paths[0], V6)]
+    for path, options in cases:
+        reply = site.get(path, **options)
         if reply.status_code != 404:
-            raise Mismatch("status 404", f"status {reply.status_code}, with {described(reply)}")
+            got = f"status {reply.status_code}, with {described(reply)}"
+            raise Mismatch("status 404", got, look_at=ELSEWHERE if options else ())
 
 
 # What tells a stranger where to go on, and the lines that it may come from.
@@ -583,6 +631,10 @@ LEAKS = {
     "an address within": (
         rb"127\.0\.0\.1|\[::1\]|localhost|[\w/.-]+\.sock\b",
         ("add_header X-", "$upstream_addr", "$proxy_host", "proxy_pass"),
+    ),
+    "the name of what stands behind": (
+        rb"(?im)^server:.*(?:gunicorn|werkzeug|python|flask).*$",
+        ("proxy_pass_header", "proxy_pass"),
     ),
     "a header about the upstream": (
         rb"(?im)^[\w-]*(?:upstream|backend)[\w-]*:.*$",
@@ -613,8 +665,12 @@ def test_leaks(site):
     for method, path in (
         *(("GET", "/no/such/page"), ("GET", "/static/none.css"), ("GET", "/static/")),
         *(("POST", "/static/style.css"), ("GET", "/errors/502.html"), ("GET", "/crash")),
+        ("GET", "/api/notices/999999"),
     ):
         site.request(method, path)
+        check_leaks(bytes(site.exchanges[-1].received))
+    for path, options in (("/static/none.css", WWW), ("/static/none.css", V6)):
+        site.get(path, **options)
         check_leaks(bytes(site.exchanges[-1].received))
     site.post("/upload", data=bytes(11 * MB))
     check_leaks(bytes(site.exchanges[-1].received))
@@ -819,6 +875,8 @@ def test_problems(site):
             reply = site.request(method, "/api/notices")
             check_problem(reply, 503, [("nginx.conf", "location /api"), ("nginx.conf", "maint")])
             check_retry_after(reply)
+        for options in (WWW, V6):
+            check_problem(site.get("/api/notices", **options), 503, ELSEWHERE)
     gunicorn = site.service("gunicorn")
     gunicorn.freeze()
     try:
@@ -826,19 +884,30 @@ def test_problems(site):
             [
                 lambda: site.get("/api/notices", timeout=LATE, headers={"Accept": "text/html"}),
                 lambda: site.get("/", timeout=LATE, headers={"Accept": "application/json"}),
+                lambda: site.post("/login", timeout=LATE, data={"name": "ada"}),
+                lambda: site.post("/api/notices/1", timeout=LATE, json={}),
+                lambda: site.get("/notices/2", timeout=LATE, **WWW),
+                lambda: site.get("/notices/3", timeout=LATE, **V6),
             ]
         )
     finally:
         gunicorn.thaw()
     patience = [("nginx.conf", "proxy_read_timeout"), ("nginx.conf", "error_page 504")]
-    for one, target in zip(late, ("/api/notices", "/"), strict=True):
+    targets = ("/api/notices", "/", "/login", "/api/notices/1", "/notices/2", "/notices/3")
+    for one, target in zip(late, targets, strict=True):
         show(site, target)
         if one.error:
             wanted = "status 504 within 5 s, while the whole app hangs"
             raise Mismatch(wanted, "no answer in that time", look_at=patience)
-    check_page(late[1].value, 504, places=patience)
-    show(site, "/api/notices")
-    check_problem(late[0].value, 504, patience)
+    for one, target in zip(late, targets, strict=True):
+        show(site, target)
+        if target.startswith("/api/"):
+            check_problem(one.value, 504, patience)
+            continue
+        post = "A named location (@…) keeps the method, and nobody can POST to a file."
+        check_page(one.value, 504, post if target == "/login" else "", patience)
+    for label in ("API, www", "API, IPv6"):
+        check_problem(during_outage(site, label), 502, ELSEWHERE)
     gunicorn.kill()
     for method in ("GET", "POST", "HEAD"):
         down = [("nginx.conf", "502 =200"), ("nginx.conf", "error_page 502")]

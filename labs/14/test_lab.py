@@ -4,6 +4,7 @@ What Nginx has to do is what lab 03 asks. Those checks are taken from there wher
 say is about `proxy_pass`.
 """
 
+import hashlib
 import re
 import signal
 import time
@@ -11,7 +12,7 @@ from contextlib import ExitStack
 
 import requests
 
-from grader.board import plain, told_by, whoami
+from grader.board import LOGIN, plain, told_by, whoami
 from grader.borrow import checks_of
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.commands import run
@@ -38,6 +39,11 @@ DIFFERENCE = 10  # between the lives of two workers, at least
 
 second, third = checks_of("02"), checks_of("03")
 ask_pid, first_line, serves = second.ask_pid, second.first_line, second.serves
+
+# The other ways in: a server block of its own may know less.
+WWW = {"host": "www.board.example"}
+V6 = {"family": 6, "source": "2001:db8::7"}
+ELSEWHERE = (("nginx.conf", "server_name www"), ("nginx.conf", "listen [::]"))
 
 # For the "by hand" lines: bash, curl and grep are on every machine, ps and pgrep are not.
 URL = "http://board.example"
@@ -230,10 +236,17 @@ def test_host(site):
     Its links and redirects are made of them. The VM forwards port 8080 to 80: links without the
     port lead nowhere, and `$host` leaves it out.
     """
-    for host in ("board.example", "www.board.example", "board.example:8080"):
-        url = whoami(site, host=host)["url"]
-        if url != f"http://{host}/whoami":
-            raise Mismatch(f"url http://{host}/whoami", f"url {url}")
+    for host in (
+        "board.example",
+        "www.board.example",
+        "board.example:8080",
+        "www.board.example:8080",
+    ):
+        for family in (4, 6):
+            url = whoami(site, host=host, family=family)["url"]
+            if url != f"http://{host}/whoami":
+                places = ELSEWHERE if family == 6 or host.startswith("www") else ()
+                raise Mismatch(f"url http://{host}/whoami", f"url {url}", look_at=places)
     third.test_redirects(site)
 
 
@@ -261,11 +274,18 @@ def test_spoofed_scheme(site):
     uWSGI believes X-Forwarded-Proto and X-Forwarded-Ssl, whoever sent them. Nginx passes on all
     that it is not told to replace, and links and secure cookies go wrong.
     """
-    for headers in third.SPOOFED_SCHEMES:
-        told = third.whoami_unless_refused(site, headers)
+    for headers, options in ways_in(third.SPOOFED_SCHEMES):
+        reply = site.get("/whoami", headers=headers, **options)
+        told = {} if reply.status_code == 400 else told_by(reply)
         if told and told.get("scheme") != "http":
             name = next(iter(headers))
-            raise Mismatch("scheme http", f"scheme {told.get('scheme')}, as {name} says")
+            got = f"scheme {told.get('scheme')}, as {name} says"
+            raise Mismatch("scheme http", got, look_at=ELSEWHERE if options else ())
+
+
+def ways_in(lies):
+    """Each of these headers, with the options of a request: by one name, and by all ways in."""
+    return [(one, options) for options in ({}, WWW, V6) for one in lies]
 
 
 @points(1)
@@ -290,6 +310,10 @@ def test_spoofed_host(site):
 # --- what passes
 
 
+# What locations by regular expression are written for.
+ENDINGS = ("/echo/.well-known/x", "/echo/photo.png", "/echo/style.css", "/echo/index.php")
+
+
 @points(1)
 @look_at("nginx.conf", "REQUEST_URI", "rewrite", "uwsgi_pass")
 def test_paths(site):
@@ -299,6 +323,16 @@ def test_paths(site):
     double slashes merged.
     """
     third.test_paths(site)
+    for target in ENDINGS:
+        reply = site.get(target)
+        told = told_by(reply) if reply.status_code == 200 else {}
+        if told.get("path", "") != target:
+            raise Mismatch(
+                f"the app is asked for {target}",
+                f"status {reply.status_code}, and the app was not asked",
+                "The path arrives whatever it looks like: all of them are the app's.",
+                [("nginx.conf", "location ~")],
+            )
 
 
 @points(2)
@@ -309,6 +343,22 @@ def test_methods_and_bodies(site):
     The app decides what it accepts. A proxy in front of it is no reason to lose an upload.
     """
     third.test_methods_and_bodies(site)
+    own = {"Accept-Encoding": "gzip", "Referer": "http://board.example/", "Range": "bytes=0-9",
+           "User-Agent": "a telephone", "X-Requested-With": "a script"}  # fmt: skip
+    arrived = third.reached_the_app(whoami(site, headers=own))
+    for name, value in own.items():
+        if arrived.get(name) != value:
+            lines = [("nginx.conf", f"HTTP_{name.upper().replace('-', '_')}")]
+            got = f"{name}: {arrived.get(name, '(none)')}"
+            raise Mismatch(f"the visitor's own {name}: {value}", got, look_at=lines)
+    status = site.post("/login", data=LOGIN).status_code
+    if status not in (302, 303):
+        raise Mismatch(
+            "a redirect, after a log-in with the right name and password",
+            f"status {status}",
+            "What type a form has, Content-Type says, which is a variable of its own.",
+            [("nginx.conf", "CONTENT_TYPE"), ("nginx.conf", "uwsgi_param")],
+        )
 
 
 @points(2)
@@ -320,6 +370,25 @@ def test_chunked_body(site):
     on, too, and Flask then takes the length for unknown and the body for empty.
     """
     third.test_chunked_body(site)
+    body = b"all the notices of the board " * 2000
+    for options in ({}, WWW, V6):
+        parts = (body[at : at + 7000] for at in range(0, len(body), 7000))
+        told = told_by(site.post("/upload", data=parts, **options))
+        if told.get("sha256") != hashlib.sha256(body).hexdigest():
+            raise Mismatch(
+                f"the {len(body)} bytes of a body in chunks",
+                f"{told.get('length')} bytes",
+                "A location that says any `uwsgi_param` of its own inherits none of the others.",
+                ELSEWHERE if options else [("nginx.conf", "/upload"), ("nginx.conf", "uwsgi_pass")],
+            )
+    notice = (one for one in (b'{"title": "In chunks", ', b'"body": "It came in two."}'))
+    reply = site.post("/api/notices", data=notice, auth=(LOGIN["name"], LOGIN["password"]),
+                      headers={"Content-Type": "application/json"})  # fmt: skip
+    if reply.status_code != 201:
+        lines = [("nginx.conf", "/api"), ("nginx.conf", "uwsgi_pass")]
+        raise Mismatch(
+            "status 201 for a notice in chunks", f"status {reply.status_code}", "", lines
+        )
 
 
 @points(3)
@@ -503,8 +572,15 @@ def line_for(site, before):
             "uWSGI writes one for each request, unless it is told not to, or to write elsewhere.",
         )
     # A second line for the same request would be there before one for the next request.
-    whoami(site)
-    wait_for(lambda: lines("/whoami"), 3)
+    for path in ("/healthz", "/no/such/page", "/whoami"):
+        site.get(path)
+        if not wait_for(lambda path=path: lines(path), 3):
+            raise Mismatch(
+                f"a line that names {path} on standard output or standard error",
+                "none within 3 s",
+                "Each request has a line, and not the slow ones alone, or those that failed.",
+                [("uwsgi.ini", one) for one in ("donotlog", "log-slow", "log-4xx", "log-5xx")],
+            )
     if len(lines()) != 1:
         raise Mismatch("one line for one request", "\n".join([f"{len(lines())} lines:", *lines()]))
     return lines()[0]
@@ -751,11 +827,38 @@ def too_long(text):
     return ""
 
 
+def leave_alone(site, worker, others):
+    """Freeze all workers but one; how many requests that one has answered until it was alone.
+
+    With `thunder-lock` one worker of all waits for the next visitor, and holds a lock meanwhile.
+    When it is a frozen one, nobody serves: they go on for one request, and it is another one.
+    """
+    uwsgi = site.service("uwsgi")
+    count = 0
+    for _ in range(60):
+        uwsgi.freeze(others)
+        with site.connect(None) as visitor:
+            visitor.sendall(second.ASK)
+            visitor.settimeout(0.5)
+            try:
+                begin = visitor.recv(65536)
+            except TimeoutError:
+                begin = b""
+                uwsgi.signal(signal.SIGCONT, others)
+                visitor.settimeout(20)
+            answer = begin
+            while more := visitor.recv(65536):
+                answer += more
+        count += re.search(rb'"pid": *%d\b' % worker, answer) is not None
+        if begin:
+            break
+    return count
+
+
 def life(site, worker, others):
     """Let one worker alone serve until it ends; how many requests it answered."""
     uwsgi = site.service("uwsgi")
-    uwsgi.freeze(others)
-    count = 0
+    count = leave_alone(site, worker, others)
     while worker in uwsgi.workers():
         for _ in range(20):
             if ask_pid(site) != worker:
