@@ -506,22 +506,29 @@ def read_policy(text):
     return made
 
 
-def check_policy(text):
-    """Fail when a policy forbids what the board needs, or allows more."""
+def check_policy(text, needed=tuple(NEEDED), host=""):
+    """Fail when a policy forbids what a site needs, or allows more.
+
+    Args:
+        text: the policy.
+        needed: what it has to allow.
+        host: a name of ours that is not the board's, and may stand in it too.
+    """
     policy = read_policy(text)
-    place = [("nginx.conf", "Content-Security-Policy")]
+    more = {host, f"https://{host}"} if host else set()
+    place = [("nginx.conf", one) for one in (text, "Content-Security-Policy")]
     for name in ("default-src", "base-uri", "form-action", "frame-ancestors"):
         if name not in policy:
             note = ""
             if name != "default-src":
                 note = f"default-src does not stand in for {name}."
             raise Mismatch(f"a Content-Security-Policy with {name}", "none in it", note, place)
-    for what, names in NEEDED.items():
-        name = next(one for one in names if one in policy)
-        if not OWN & set(policy[name]) and not {"*", "https:"} & set(policy[name]):
+    for what in needed:
+        name = next(one for one in NEEDED[what] if one in policy)
+        if not (OWN | more) & set(policy[name]) and not {"*", "https:"} & set(policy[name]):
             note = "`self` has quotes of its own: 'self'." if "self" in policy[name] else ""
             raise Mismatch(
-                f"a policy that allows {what} of the board",
+                f"a policy that allows {what} of {host or 'the board'}",
                 f"{name} {' '.join(policy[name]) or '(nothing)'}",
                 note,
                 place,
@@ -532,12 +539,12 @@ def check_policy(text):
             continue  # no list of sources
         if not sources and name not in FETCHES:
             raise Mismatch(f"{name} with 'none' or a source", "nothing behind it", "", place)
-        excess = sorted(set(sources) - known - {"'none'", "'report-sample'"})
+        excess = sorted(set(sources) - known - more - {"'none'", "'report-sample'"})
         if excess:
             raise Mismatch(
-                "a policy that allows no more than the board needs",
+                f"a policy that allows no more than {host or 'the board'} needs",
                 f"{name} {' '.join(sources)}",
-                f"The board has no use for {excess[0]}.",
+                f"{'It' if host else 'The board'} has no use for {excess[0]}.",
                 place,
             )
 
@@ -553,36 +560,40 @@ def test_policies(site):
     stops nobody.
     """
     for path in ("/", "/login", "/none", "/static/style.css"):
-        reply = https(site, path)
-        told = {name: reply.headers.get(name, "") for name in HEADERS}
-        check_policy(told["Content-Security-Policy"])
-        if told["X-Content-Type-Options"].lower() != "nosniff":
+        check_values(https(site, path))
+
+
+def check_values(reply, needed=tuple(NEEDED), host=""):
+    """Fail when one of the five headers does not say what it should; see `check_policy`."""
+    told = {name: reply.headers.get(name, "") for name in HEADERS}
+    check_policy(told["Content-Security-Policy"], needed, host)
+    if told["X-Content-Type-Options"].lower() != "nosniff":
+        raise Mismatch(
+            "X-Content-Type-Options: nosniff",
+            f"X-Content-Type-Options: {told['X-Content-Type-Options']}",
+        )
+    # A browser takes the last value that it knows.
+    if told["Referrer-Policy"].lower().split(",")[-1].strip() not in SAFE_REFERRERS:
+        raise Mismatch(
+            f"Referrer-Policy: {', '.join(SAFE_REFERRERS[:-1])} or {SAFE_REFERRERS[-1]}",
+            f"Referrer-Policy: {told['Referrer-Policy']}",
+            "",
+            [("nginx.conf", one) for one in (told["Referrer-Policy"], "Referrer-Policy")],
+        )
+    for feature in ("camera", "geolocation", "microphone"):
+        if not re.search(rf"(?:^|,)\s*{feature}\s*=\s*\(\s*\)", told["Permissions-Policy"]):
             raise Mismatch(
-                "X-Content-Type-Options: nosniff",
-                f"X-Content-Type-Options: {told['X-Content-Type-Options']}",
-            )
-        # A browser takes the last value that it knows.
-        if told["Referrer-Policy"].lower().split(",")[-1].strip() not in SAFE_REFERRERS:
-            raise Mismatch(
-                f"Referrer-Policy: {', '.join(SAFE_REFERRERS[:-1])} or {SAFE_REFERRERS[-1]}",
-                f"Referrer-Policy: {told['Referrer-Policy']}",
+                f"Permissions-Policy with {feature}=()",
+                f"Permissions-Policy: {told['Permissions-Policy']}",
                 "",
-                [("nginx.conf", "Referrer-Policy")],
+                [("nginx.conf", one) for one in (told["Permissions-Policy"], "Permissions-Policy")],
             )
-        for feature in ("camera", "geolocation", "microphone"):
-            if not re.search(rf"(?:^|,)\s*{feature}\s*=\s*\(\s*\)", told["Permissions-Policy"]):
-                raise Mismatch(
-                    f"Permissions-Policy with {feature}=()",
-                    f"Permissions-Policy: {told['Permissions-Policy']}",
-                    "",
-                    [("nginx.conf", "Permissions-Policy")],
-                )
-        age = re.search(r"(?i)max-age\s*=\s*\"?(\d+)", told["Strict-Transport-Security"])
-        if not age or int(age[1]) < 15552000:
-            raise Mismatch(
-                "Strict-Transport-Security with a max-age of 15552000 or more",
-                f"Strict-Transport-Security: {told['Strict-Transport-Security']}",
-            )
+    age = re.search(r"(?i)max-age\s*=\s*\"?(\d+)", told["Strict-Transport-Security"])
+    if not age or int(age[1]) < 15552000:
+        raise Mismatch(
+            "Strict-Transport-Security with a max-age of 15552000 or more",
+            f"Strict-Transport-Security: {told['Strict-Transport-Security']}",
+        )
 
 
 # --- too many, too large, malformed
@@ -860,7 +871,13 @@ def test_spoofed_headers(site):
 
 PRIVATE = (
     *("/private/keys.txt", "/private/letter%20to%20ada.txt", "/private/none.txt", "/private/"),
+    "/private/plan.png",  # a location for pictures comes before one for a folder
     *("//private/keys.txt", "/%70rivate/keys.txt", "/static/../private/keys.txt"),
+)
+# A note and the likely lines, where a location for pictures takes what lies in no public folder.
+BY_PATTERN = (
+    "A pattern comes before a prefix: which location takes this name?",
+    [("nginx.conf", one) for one in ("location ~* \\.(", "location ~ \\.(", "location ~*")],
 )
 
 
@@ -878,6 +895,8 @@ def test_private_files(site):
     """
     keys = (APP / "private" / "keys.txt").read_bytes()
     letter = (APP / "private" / "letter to ada.txt").read_bytes()
+    plan = f"plan of {site.instance}".encode()
+    site.box.write(File("/srv/board/private/plan.png", plan))
     to_ada = "/files/letter%20to%20ada.txt"
     ada, ben = signed_in(site), signed_in(site, BEN, "203.0.113.64")
     for who, path, content in ((ada, "/files/keys.txt", keys), (ada, to_ada, letter)):
@@ -905,8 +924,10 @@ def test_private_files(site):
         *((ada, path, {}, hidden) for path in ("/files/..%2fwsgi.py", "/private../wsgi.py")),
     ):
         reply = who.get(path, headers=headers)
-        if any(secret in reply.content for secret in (keys, letter, b"create_app")):
-            raise Mismatch(f"status {wanted[0]}", f"status {reply.status_code}, and a file")
+        if any(secret in reply.content for secret in (keys, letter, plan, b"create_app")):
+            note, place = BY_PATTERN if path.endswith(".png") else ("", ())
+            got = f"status {reply.status_code}, and a file"
+            raise Mismatch(f"status {wanted[0]}", got, note, place)
         if reply.status_code not in wanted:
             raise Mismatch(f"status {wanted[0]}", f"status {reply.status_code}")
 
@@ -1019,6 +1040,7 @@ def test_hidden_files(site):
     public = f"public, of {site.instance}".encode()
     site.box.write(*(File(f"{STATIC}/{name}", secret) for name in HIDDEN_FILES))
     site.box.write(*(File(f"{STATIC}/{name}", public) for name in PUBLIC_FILES))
+    site.box.write(File("/srv/board/static-private/key.png", secret))
     for name in (*HIDDEN_FILES, *ENCODED, ".env", "old.py", "backup.sqlite3", "users.txt"):
         for path in (f"/static/{name}", f"//static//{name}"):
             reply = https(site, path)
@@ -1027,10 +1049,14 @@ def test_hidden_files(site):
                 if "%" in name:
                     note = "A location sees the path decoded; $request_uri is as it was sent."
                 raise Mismatch("status 403 or 404", f"status {reply.status_code}", note)
-    for path in ("/.git/config", "/.env", "/wsgi.py", "/static_secret.txt", "/static../wsgi.py"):
+    for path in (
+        *("/.git/config", "/.env", "/wsgi.py", "/static_secret.txt", "/static../wsgi.py"),
+        "/static-private/key.png",
+    ):
         reply = https(site, path)
         if reply.status_code not in (403, 404):
-            raise Mismatch("status 403 or 404", f"status {reply.status_code}")
+            note, place = BY_PATTERN if path.endswith(".png") else ("", ())
+            raise Mismatch("status 403 or 404", f"status {reply.status_code}", note, place)
     for name in PUBLIC_FILES:
         reply = https(site, f"/static/{name}")
         if reply.content != public:
