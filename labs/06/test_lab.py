@@ -108,7 +108,7 @@ def location(reply):
     return reply.headers.get("Location", "")
 
 
-def hello(version, suites):
+def hello(version, suites, name="board.example"):
     """A ClientHello (RFC 5246, section 7.4.1.2) for one version, with compression on offer.
 
     Made by hand: what a server must refuse, the OpenSSL of this machine may not even ask for.
@@ -120,7 +120,7 @@ def hello(version, suites):
     def extension(number, data):
         return number.to_bytes(2, "big") + sized(data)
 
-    extensions = extension(0, sized(b"\0" + sized(b"board.example")))  # server_name
+    extensions = extension(0, sized(b"\0" + sized(name.encode())))  # server_name
     extensions += extension(10, sized(bytes.fromhex("001d00170018")))  # X25519, P-256, P-384
     extensions += extension(11, sized(b"\0", 1))  # points are not compressed
     if version >= (3, 3):  # ECDSA, RSA-PSS and RSA with SHA-256 to SHA-512, and with SHA-1
@@ -132,11 +132,11 @@ def hello(version, suites):
     return b"\x16" + bytes((3, min(version[1], 1))) + sized(b"\1" + sized(body, 3))
 
 
-def offer(site, version, suites):
+def offer(site, version, suites, name="board.example"):
     """Offer a version and cipher suites: the version, suite and compression agreed to, or None."""
     try:
         with connect(site) as made, made.makefile("rb") as stream:
-            made.sendall(hello(version, suites))
+            made.sendall(hello(version, suites, name))
             head = stream.read(5)
             body = stream.read(int.from_bytes(head[3:5], "big"))
     except ConnectionResetError:

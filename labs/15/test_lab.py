@@ -4,12 +4,19 @@ Most of them are those of the earlier labs, asked of one site that has to do all
 come names, sizes and addresses that nobody knows beforehand: see grader/variation.py.
 """
 
+import base64
+import contextlib
 import gzip
 import hashlib
+import http.client
+import secrets
+import time
 from contextlib import ExitStack
 
-from grader.board import told_by
-from grader.borrow import ask_again, checks_of
+import requests
+
+from grader.board import LOGIN, told_by
+from grader.borrow import ask_again, checks_of, patient
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import Mismatch, NotLive
@@ -17,7 +24,8 @@ from grader.lab import find_lab, read_solution
 from grader.load import wrk
 from grader.machine import File
 from grader.sandbox import APP
-from grader.site import Site
+from grader.site import Site, wait_for
+from grader.text import COURSE
 from grader.variation import drawn
 
 LAB = "15"
@@ -27,10 +35,14 @@ NAMES = ("board.example", "www.board.example", DOCS)
 STATIC = "/srv/board/static"
 PAGES = "/srv/docs"
 MB = 1_000_000
+CACHE = checks_of("07").FOLDER
+NOTICES = 30  # that make a page of more than 1 MB
 GZIP = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}
 GUNICORNS = "$(grep -l gunicorn /proc/[0-9]*/comm | cut -d/ -f3)"  # the box has no pgrep
 YEAR = {"public", "max-age=31536000", "immutable"}
+# What is not for visitors where files are, as lab 10 says.
+HIDDEN = ("~", ".bak", ".old", ".orig", ".swp", ".py", ".pyc", ".db", ".sqlite", ".sqlite3")
 
 said = checks_of("07").said
 
@@ -70,19 +82,23 @@ def asked(site):
     return told["total"] - told["paths"].get("/stats", 0)
 
 
-def check_status(reply, *wanted):
+def places(*texts):
+    """Likely lines of nginx.conf, for a card."""
+    return [("nginx.conf", text) for text in texts]
+
+
+def check_status(reply, *wanted, note="", lines=()):
     """The reply has one of these statuses; another one is a mismatch."""
     if reply.status_code not in wanted:
         names = " or ".join(map(str, wanted))
         to = reply.headers.get("Location")
-        raise Mismatch(
-            f"status {names}", f"status {reply.status_code}" + (f", to {to}" if to else "")
-        )
+        got = f"status {reply.status_code}" + (f", to {to}" if to else "")
+        raise Mismatch(f"status {names}", got, note, lines)
 
 
-def places(*texts):
-    """Likely lines of nginx.conf, for a card."""
-    return [("nginx.conf", text) for text in texts]
+def hidden_names(draw):
+    """A name for each ending that is hidden, in small and in capital letters as it comes."""
+    return [draw.word() + draw.choice((one, one.upper())) for one in HIDDEN]
 
 
 def check_body(reply, body, what):
@@ -134,6 +150,17 @@ def test_site_answers(site):
     assert told.get("instance") == site.instance, "the app itself must answer"
     if site.box.real and site.box.read(f"{PAGES}/index.html") is None:
         raise NotLive(f"the documentation is not on this machine: copy labs/15/site to {PAGES}")
+    with contextlib.suppress(OSError):  # whether there is TLS for it is the next check's matter
+        reply = https(site, "/whoami", host=NAMES[1])
+        to = reply.headers.get("Location", "")
+        if to.startswith(HOME):
+            raise Mismatch(
+                f"the app, for {NAMES[1]} too",
+                f"status {reply.status_code}, to {to}",
+                "Over https both names of the board are answered, not redirected. Only port 80 may "
+                "lead from the one to the other.",
+                places(f"return 301 {HOME}", f"return 308 {HOME}", HOME, "return 30", "rewrite"),
+            )
     check_body(docs(site, "/"), content("index.html"), "the first page of the documentation")
 
 
@@ -148,7 +175,8 @@ def test_names(site):
     Robots try addresses and names that point at you by mistake. A default that serves them serves
     your pages under any name in the world.
     """
-    over_both(site, "certificate", "ipv6", "unknown-names")
+    # Those that shake hands and ask for nothing come first: a card shows the last request.
+    over_both(site, "certificate", "unknown-names", "ipv6")
     for family in (4, 6):
         reply = docs(site, "/", family=family)
         check_body(reply, content("index.html"), f"the documentation over IPv{family}")
@@ -184,16 +212,44 @@ def test_port_80(site):
     with drawn(LAB, "port-80") as draw:
         for host in NAMES:
             path = f"/{draw.word()}/a%2Fb%20{draw.word()}?x={draw.randrange(999)}&y=%26"
-            reply = site.get(path, host=host)
-            check_status(reply, 301, 308)
-            ways = {f"https://{one}{path}" for one in (host, *(NAMES[:1] if host != DOCS else ()))}
-            if reply.headers.get("Location") not in ways:
-                told = reply.headers.get("Location", "none")
-                raise Mismatch(f"Location: https://{host}{path}", f"Location: {told}")
             token, proof = draw.word(), draw.text(43)
-            folder = "/.well-known/acme-challenge"
-            site.box.write(File(f"/var/www/letsencrypt{folder}/{token}", proof))
-            check_body(site.get(f"{folder}/{token}", host=host), proof, "the file of the challenge")
+            challenge = f"/.well-known/acme-challenge/{token}"
+            site.box.write(File(f"/var/www/letsencrypt{challenge}", proof))
+            for family in (4, 6):
+                reply = over_http(site, path, host, family)
+                check_status(reply, 301, 308)
+                check_leads_home(reply.headers.get("Location", "none"), host, path)
+                reply = over_http(site, challenge, host, family)
+                check_body(reply, proof, "the file of the challenge")
+
+
+def over_http(site, path, host, family):
+    """A request to port 80; no answer is a mismatch that says over what it came."""
+    try:
+        return site.get(path, host=host, family=family)
+    except requests.RequestException:
+        note, lines = f"No block for port 80 has {host} among its server_name.", ("server_name",)
+        if family == 6:
+            note = "Over IPv4 it answers. A block without `listen [::]:80` is for IPv4 alone."
+            lines = ("listen [::]:80", "listen 80")
+        raise Mismatch(
+            f"an answer for {host} over IPv{family}",
+            "the connection is closed",
+            note,
+            places(*lines),
+        ) from None
+
+
+def check_leads_home(told, host, path):
+    """A redirect of port 80 leads to the name that was asked for, or from www to the main one."""
+    homes = (host, *(NAMES[:1] if host != DOCS else ()))
+    if told in [f"https://{one}{path}" for one in homes]:
+        return
+    note = ""
+    if told in [f"https://{one}{path}" for one in NAMES]:
+        note = "`$server_name` is the first name of the block, `$host` the one that was asked for."
+    lines = places("https://$server_name", "return 30", "rewrite")
+    raise Mismatch(f"Location: https://{host}{path}", f"Location: {told}", note, lines)
 
 
 @points(5)
@@ -237,6 +293,9 @@ def test_files(site):
     checks = ("root-files", "types", "head", "ranges", "conditional", "missing-file", "no-listing")
     ask_again(site, "04", *checks, "no-way-out", "siblings", "private-files", "symbolic-links")
     ask_again(site, "04", "unreadable-file", "only-reading")
+    by_ending = places("location ~* \\.(", "location ~ \\.(", "location ~* \\.", "location ~*")
+    named = {"pages-named-like-files": by_ending}
+    ask_again(site, "04", "pages-named-like-files", places=named)
     hardened(site, "hidden-files")
     ask_again(site, "07", "immutable", "plain-files")
     with drawn(LAB, "files") as draw:
@@ -258,15 +317,19 @@ def test_files(site):
             packed = https(site, f"/static/{name}", host=host, headers=GZIP)
             if packed.headers.get("Content-Encoding") != "gzip" or packed.content != data:
                 raise Mismatch("the same file, packed", "other bytes, or not packed")
-        for name in (
-            f".{draw.word()}",
-            f"{draw.word()}/.{draw.word()}/x.css",
-            f"{draw.word()}.bak",
-        ):
-            site.box.write(File(f"{STATIC}/{name}", b"not for you\n"))
+        dotted = (f".{draw.word()}", f"{draw.word()}/.{draw.word()}/x.css")
+        hidden = [*dotted, *hidden_names(draw)]
+        site.box.write(*(File(f"{STATIC}/{name}", b"not for you\n") for name in hidden))
+        for name in hidden:
             check_status(https(site, f"/static/{name}"), 403, 404)
         if asked(site) != before:
             raise Mismatch("files from Nginx itself", "the app was asked")
+        for name in hidden_names(draw):
+            reply = https(site, f"/echo/{name}")
+            if reply.status_code != 200 or reply.headers.get("Content-Type") != "application/json":
+                note = "Only where files are, an ending tells what is hidden."
+                got = f"status {reply.status_code}"
+                raise Mismatch("the app's page", got, note, [*by_ending, *places("location ~")])
 
 
 @points(5)
@@ -295,15 +358,32 @@ def test_documentation(site):
         reply = docs(site, path)
         if reply.status_code != 404 or reply.content != missing:
             got = f"status {reply.status_code}, and {reply.text[:40]!r}"
-            lines = places("404.html", "/srv/docs")
+            lines = places("error_page 404 /404.html", "404.html", "/srv/docs")
+            if reply.status_code == 200:
+                lines = places("try_files", *(text for _, text in lines))
             raise Mismatch("status 404, with the documentation's own 404.html", got, "", lines)
     if asked(site) != before:
         raise Mismatch("all of it from Nginx itself", "the app was asked")
-    reply = https(site, "/labs/03-nginx/")
-    if reply.content == content("labs/03-nginx/index.html"):
-        raise Mismatch("nothing of the documentation under board.example", "its page")
+    check_apart(site)
     for method in ("POST", "PUT", "DELETE"):
-        check_status(docs(site, "/", method), 403, 405)
+        reply = docs(site, "/", method)
+        lines = places("limit_except", "request_method", "server_name docs")
+        note = ""
+        if reply.status_code == 404:
+            lines = places("error_page 403", *(text for _, text in lines))
+            note = "An `error_page` for 403 also takes the 403 of a method that is refused."
+        check_status(reply, 403, 405, note=note, lines=lines)
+
+
+def check_apart(site):
+    """No page of the documentation is seen under the board's names, whatever the path."""
+    shown = content("index.html"), content("labs/03-nginx/index.html")
+    inner = "labs/03-nginx/"
+    for host in NAMES[:2]:
+        for path in (inner, "docs/", f"docs/{inner}", f"docs../{inner}index.html", f"docs{inner}"):
+            if https(site, f"/{path}", host=host).content in shown:
+                lines = places("alias /srv/docs", "location /docs", "root /srv/docs", "/srv/docs")
+                raise Mismatch(f"nothing of the documentation under {host}", "its page", "", lines)
 
 
 def check_drawn_pages(site, draw):
@@ -327,7 +407,9 @@ def check_drawn_pages(site, draw):
         lines = places("/srv/docs", "gzip_static")
         raise Mismatch("the bytes of index.html.gz, which lies beside it", "others", "", lines)
     reply = docs(site, f"/{folder}")
-    check_status(reply, 301, 302, 307, 308)
+    note = "A folder without the slash redirects: what its page links to is found from there."
+    lines = places("try_files", "/srv/docs")
+    check_status(reply, 301, 302, 307, 308, note=note, lines=lines)
     if reply.headers.get("Location") not in (f"https://{DOCS}/{folder}/", f"/{folder}/"):
         told = reply.headers.get("Location", "none")
         raise Mismatch(f"Location: https://{DOCS}/{folder}/", f"Location: {told}")
@@ -337,15 +419,40 @@ def check_drawn_pages(site, draw):
         check_kept(reply, True)
         if reply.headers.get("Content-Encoding") != "gzip":
             raise Mismatch("Content-Encoding: gzip", "none")
+    check_both_forms(site, f"/{name}")
     reply = docs(site, f"/assets/{draw.word()}.{draw.fingerprint()}.min.css")
-    check_status(reply, 404)
+    note = "A file that is not there. Only where `try_files` ends with =404 is that a 404."
+    note = note if reply.status_code == 200 else ""
+    check_status(reply, 404, note=note, lines=places("try_files", "404.html"))
     if said(reply) & {"immutable", "max-age=31536000"}:
         raise Mismatch("a 404 that is not kept", f"Cache-Control: {reply.headers['Cache-Control']}")
     site.box.link(f"{PAGES}/{folder}/out.txt", "/srv/board/wsgi.py")
-    for name in (f".{draw.word()}", ".git/config", f"{draw.word()}.html~", f"{draw.word()}.bak"):
-        site.box.write(File(f"{PAGES}/{folder}/{name}", b"not for you\n"))
-        check_status(docs(site, f"/{folder}/{name}"), 403, 404)
-    check_status(docs(site, f"/{folder}/out.txt"), 403, 404)
+    hidden = [f".{draw.word()}", ".git/config", f"{draw.word()}.html~", *hidden_names(draw)]
+    site.box.write(*(File(f"{PAGES}/{folder}/{name}", b"not for you\n") for name in hidden))
+    for name in hidden:
+        lines = places("server_name docs", "/srv/docs")
+        note = "The same names are hidden as below /static/, also in capital letters."
+        check_status(docs(site, f"/{folder}/{name}"), 403, 404, note=note, lines=lines)
+    lines = places("/srv/docs")
+    check_status(docs(site, f"/{folder}/out.txt"), 403, 404, lines=lines)
+
+
+def check_both_forms(site, path):
+    """A file that comes packed or plain says so, and comes packed through a proxy too."""
+    for form, headers in (("packed", GZIP), ("plain", PLAIN)):
+        told = docs(site, path, headers=headers).headers.get("Vary", "")
+        if not {"accept-encoding", "*"} & {one.strip() for one in told.lower().split(",")}:
+            lines = places("gzip_vary", "gzip on")
+            raise Mismatch(
+                f"Vary: Accept-Encoding with the {form} form",
+                f"Vary: {told}" if told else "no Vary",
+                "`gzip_vary` holds in the block where it stands, and for those inside of it.",
+                lines,
+            )
+    reply = docs(site, path, headers={**GZIP, "Via": "1.1 proxy.test"})
+    if reply.headers.get("Content-Encoding") != "gzip":
+        lines = places("gzip_proxied", "gzip on")
+        raise Mismatch("Content-Encoding: gzip, with Via too", "none", "", lines)
 
 
 @points(4)
@@ -376,6 +483,28 @@ def test_cache(site):
     checks = ("public-pages", "everywhere", "one-request", "session", "harmless-cookies")
     ask_again(site, "07", *checks, "authorization", "private", "set-cookie", "not-stored", "query")
     ask_again(site, "07", "head", "post", "language", "encoding", "operator", "what-pages-say")
+    check_hosts(site)
+    if not site.box.size(CACHE)[0]:
+        lines = places("proxy_cache_path")
+        raise Mismatch(f"what is stored lies in {CACHE}", "nothing is there", "", lines)
+
+
+def check_hosts(site):
+    """A page that is stored for one of the board's names is not what the other one gets."""
+    seven, view = checks_of("07"), patient(site, secure=True)
+    for first, second in (NAMES[:2], NAMES[1::-1]):
+        address, path = seven.cold(view)
+        seven.stored(view, address, host=first)
+        before = seven.asked(view, path)
+        reply = https(site, address, host=second)
+        if seven.is_hit(reply) or seven.asked(view, path) == before:
+            raise Mismatch(
+                f"for {second} a page of its own, asked of the app",
+                f"the one that is stored for {first}, {seven.status_of(reply)}",
+                "Nginx's own key is $scheme$proxy_host$request_uri, and $proxy_host is the name "
+                "behind `proxy_pass`, not the visitor's host.",
+                places("proxy_cache_key", "proxy_cache "),
+            )
 
 
 @points(3)
@@ -422,6 +551,8 @@ def test_headers(site):
         reply = docs(site, path)
         check_headers(reply)
         checks_of("10").tell_version(bytes(site.exchanges[-1].received))
+        if path in ("/", "/none"):
+            checks_of("10").check_values(reply, needed=("the style sheet", "the script"), host=DOCS)
     check_headers(docs(site, "/", "POST"))
 
 
@@ -448,6 +579,17 @@ def test_tls(make_site):
     site = make_site(key_type="RSA")
     over_both(site, "versions", "http2", "resumption")
     ask_again(site, "06", "ciphers", make_site=lambda **_: site)
+    six = checks_of("06")
+    for kind, suites in six.WEAK.items():
+        agreed = six.offer(site, (3, 3), suites, name=DOCS)
+        if agreed:
+            raise Mismatch(
+                f"{kind} is refused, for {DOCS} too",
+                f"the server agrees to {six.name_of(agreed[1])}",
+                "Each server block has ciphers of its own; where there are none, Nginx's "
+                "HIGH:!aNULL:!MD5 holds, which has static RSA.",
+                places("server_name docs", "docs.board.example"),
+            )
 
 
 # --- bad days: each has a box of its own
@@ -502,6 +644,95 @@ def test_stale(site):
     Yesterday's notices are better than none. And every two seconds somebody would pay for all.
     """
     ask_again(site, "07", "app-down", "nobody-waits")
+    check_deleted(site)
+    check_room(site)
+    if not site.box.real:  # it sets Nginx's clock, which a server that runs already has no way to
+        ask_again(site, "07", "kept")
+
+
+def past_nginx(site, method, path):
+    """Ask the app where it listens, on a socket or a port: the status of its answer."""
+    credentials = base64.b64encode(":".join(LOGIN.values()).encode()).decode()
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        f"Host: {NAMES[0]}",
+        f"Authorization: Basic {credentials}",
+        "Connection: close",
+    )
+    listener = site.service("gunicorn").http_listeners()[0]
+    if listener.path:
+        made = site.box.unix_socket(listener.path)
+    else:
+        family = 6 if ":" in listener.host else 4
+        own = {4: "127.0.0.1", 6: "::1"}[family]
+        where = {"0.0.0.0": own, "::": own}.get(listener.host, listener.host)
+        made = site.connect(own, family, listener.port, server=where)
+    with made:
+        made.settimeout(10)
+        made.sendall("\r\n".join((*lines, "", "")).encode())
+        reply = http.client.HTTPResponse(made)
+        reply.begin()
+        return reply.status
+
+
+def check_deleted(site):
+    """A notice that was deleted is gone within 5 seconds, although its page is stored.
+
+    Nginx refuses DELETE here. Whoever takes a notice down does so on the server, and so does this.
+    """
+    seven, view = checks_of("07"), patient(site, secure=True)
+    title = f"Gone soon {secrets.token_hex(8)}"
+    number = seven.pin(view, title)
+    pages = {
+        "the first page": "/",
+        "the list of notices": "/api/notices",
+        "its own page": f"/notices/{number}?{secrets.token_hex(8)}",
+    }
+    for one in pages.values():
+        seven.stored(view, one)
+    if past_nginx(site, "DELETE", f"/api/notices/{number}") != 204:
+        return  # where nobody can delete, there is nothing to be gone
+
+    def shown():
+        return [one for one in pages if title in https(site, pages[one]).text]
+
+    if wait_for(lambda: not shown(), seven.PATIENCE):
+        return
+    for one in shown():
+        reply = https(site, pages[one])
+        note = f"Lab 07: A notice that was deleted is gone within 5 seconds. {COURSE} hint 07"
+        if one == "its own page":
+            why = "The app says 404 by now. When that is neither stored nor shown, the page stays."
+            note = f"{why}\n{note}"
+        raise Mismatch(
+            f"{seven.TOO_OLD:g} s after a notice was deleted, {one} is without it",
+            f"it is still there, {seven.status_of(reply)}",
+            f"{note} deleted",
+            places("http_404", "proxy_cache_valid", "proxy_cache_use_stale", "proxy_cache "),
+        )
+
+
+def check_room(site):
+    """The cache has an end: large pages, each with queries of its own, do not fill the disk."""
+    seven, view = checks_of("07"), patient(site, secure=True)
+    ada = seven.signed_in(view, "ada")
+    for _ in range(NOTICES):
+        # The longest that the board takes; as JSON each of these characters is 12 bytes.
+        notice = {"title": "Large", "body": "\N{BICYCLE}" * 5000}
+        check_status(ada.post("/notices/new", data=notice), 303)
+    filled = 0
+    while filled < seven.MOST_BYTES + 4 * MB:
+        filled += len(https(site, f"/api/notices?{secrets.token_hex(8)}").content)
+    site.exchanges.pop()
+    seven.reload(site)  # Nginx checks the size every ten seconds, and after a reload at once
+    if not wait_for(lambda: site.box.size(CACHE)[1] <= seven.MOST_BYTES, seven.PATIENCE):
+        raise Mismatch(
+            f"50 MB at most in {CACHE}",
+            "more than that, where all pages are kept that were asked for",
+            "Every query makes another page, so a robot can fill any disk.\n"
+            f"Lab 07: The cache lies in its folder, and has an end. {COURSE} hint 07 bounded",
+            places("max_size", "proxy_cache_path"),
+        )
 
 
 @points(3)
@@ -570,7 +801,45 @@ def test_slow_clients(site):
     A connection that waits costs an attacker nothing. This holds while the app is down, too.
     """
     needs_empty_cache(site)
-    hardened(site, "app-down", "slow-clients")
+    hardened(site, "app-down")
+    with ExitStack() as opened:
+        silent = silent_readers(site, opened)
+        started = time.monotonic()
+        hardened(site, "slow-clients")
+        ten = checks_of("10")
+        end = started + ten.SILENCE + ten.SLACK
+        wait_for(lambda: not ten.still_open(site, silent), end - time.monotonic())
+        for what in ten.still_open(site, silent):
+            method, _, target = what.partition(" ")
+            source = silent[what].getsockname()[0]
+            site.record(Exchange(method, target, source, f"https://{DOCS}"))
+            raise Mismatch(
+                f"a visitor of {DOCS} is dropped within {ten.SILENCE:g} s, too",
+                "the connection is still open",
+                "A time limit holds in the block where it stands, and for those inside of it.",
+                places("server_name docs", "docs.board.example"),
+            )
+
+
+def silent_readers(site, opened):
+    """Visitors of the documentation who stop in the middle of something, by what they do."""
+    name = f"large-{secrets.token_hex(4)}.bin"
+    site.box.write(File(f"{PAGES}/{name}", bytes(4 * MB)))
+    ask = f"HTTP/1.1\r\nHost: {DOCS}\r\n"
+    words = {
+        "is idle after a reply": f"GET /sitemap.xml {ask}\r\n",
+        "sends half a head": f"GET / {ask}X-Slow: ",
+        "asks for a large file and reads nothing": f"GET /{name} {ask}\r\n",
+    }
+    ten, made = checks_of("10"), {}
+    for number, (what, data) in enumerate(words.items()):
+        options = {"receive_buffer": 4096} if "reads" in what else {}
+        one = ten.connect(site, f"203.0.113.{number + 80}", name=DOCS, **options)
+        made[what] = opened.enter_context(one)
+        one.sendall(data.encode())
+        if "idle" in what:
+            ten.read_reply(one)
+    return made
 
 
 # --- how much it costs: the last check, when the machine has nothing else to do
