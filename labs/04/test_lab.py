@@ -3,7 +3,7 @@
 import struct
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
@@ -30,6 +30,13 @@ LARGE_MIB = 20
 SLOW_READERS = 20
 MEMORY_MIB = 60  # three MiB for each; a few KiB are enough
 REFUSED = (403, 404)
+# Each can have a server block of its own, for which nothing holds that stands in another. So what
+# the usual way refuses is asked for by these as well, a little of it.
+OTHER_DOORS = (
+    {"host": "www.board.example"},
+    {"family": 6},
+    {"host": "www.board.example", "family": 6},
+)
 PLAIN = {"Accept-Encoding": "identity"}  # compression is the next lab's
 
 
@@ -65,6 +72,11 @@ def whose_answer(reply):
         return "The app answered this: the request went on to Gunicorn."
     if reply.status_code == 502:
         return "Nginx asked the app for it."
+    if reply.status_code == 500 and b"<center>nginx" in reply.content:
+        return (
+            "Nginx itself gave up. Mostly one internal redirect led to the next, round in a circle:"
+            " see the log."
+        )
     return ""
 
 
@@ -81,15 +93,40 @@ def left_alone(site, before):
         raise Mismatch("an answer of Nginx's own", "the request reached the app")
 
 
-def refused(site, target, files, note="", places=()):
-    """Ask for what nobody may have: 403 or 404 is right, and none of the files is in the body."""
-    reply = site.get(target)
+def refused(site, target, files, note="", places=(), **options):
+    """Ask for what nobody may have: 403 or 404 is right, and none of the files is in the body.
+
+    From www a redirect to the main name is right too: there it is asked for anyway.
+    """
+    reply = site.get(target, **options)
     for name, data in files.items():
         if data in reply.content:
             got = f"status {reply.status_code}, and the content of {name}"
             raise Mismatch("403 or 404", got, whose_answer(reply) or note, places)
+    leads_to = urlsplit(reply.headers.get("Location", "")).hostname
+    if "host" in options and reply.is_redirect and leads_to == "board.example":
+        return
     if reply.status_code not in REFUSED:
-        raise Mismatch("403 or 404", f"status {reply.status_code}", whose_answer(reply))
+        got = f"status {reply.status_code}"
+        raise Mismatch("403 or 404", got, whose_answer(reply) or note, places)
+
+
+def beside(options):
+    """For the card, when another door lets out what the usual one refused: a note, and places."""
+    whose = " over ".join(str(one).replace("6", "IPv6") for one in options.values())
+    note = f"As board.example over IPv4 it is refused. Has {whose} a server block of its own?"
+    words = ["server_name www"] if "host" in options else []
+    words += ["listen [::]:"] if "family" in options else []
+    return note, [("nginx.conf", word) for word in words]
+
+
+def refused_beside(site, targets, files, *rules):
+    """Ask for some of it at the other doors too, once the usual one has refused all of it."""
+    for options in OTHER_DOORS:
+        note, places = beside(options)
+        places += [("nginx.conf", word) for word in rules]
+        for target in targets:
+            refused(site, target, files, note, places, **options)
 
 
 @points(2)
@@ -322,6 +359,7 @@ SIBLINGS = (
     "/static%5fsecret.txt",
     "/static%2dprivate/key.txt",
     "/static-private/",
+    "/static-private/key.png",
 )
 
 
@@ -345,12 +383,15 @@ def test_no_way_out(site):
     One slash too few, and everybody can read the source, the settings and the database.
     """
     files = outside(site)
-    for target in ESCAPES:
-        reply = site.get(target)
+    asked = [(target, {}) for target in ESCAPES]
+    asked += [(f"/{path}wsgi.py", door) for door in OTHER_DOORS for path in ("", "static../")]
+    for target, door in asked:
+        reply = site.get(target, **door)
         for name, data in files.items():
             if data in reply.content:
                 got = f"status {reply.status_code}, and the content of {name}"
-                raise Mismatch("403 or 404", got, way_out(target))
+                note, places = beside(door) if door else (way_out(target), [])
+                raise Mismatch("403 or 404", got, note, places)
 
 
 def way_out(target):
@@ -370,9 +411,13 @@ def test_siblings(site):
 
     A prefix without a slash at its end also begins other names: /static_secret.txt.
     """
-    files = outside(site)
+    # A location for all that ends in .png is no prefix, and yet has more than one folder.
+    picture = b"a picture that is not for you\n"
+    site.box.write(File("/srv/board/static-private/key.png", picture))
+    files = {**outside(site), "/srv/board/static-private/key.png": picture}
     for target in SIBLINGS:
         refused(site, target, files)
+    refused_beside(site, ("/static_secret.txt",), files, *OPEN)
 
 
 PRIVATE = (
@@ -385,7 +430,20 @@ PRIVATE = (
     "board.db",
     "board.sqlite",
     "board.sqlite3-journal",
+    "board.sqlite3-wal",
+    "img/old.py",
+    "img/board.sqlite3",
 )
+BELOW = "In /static/ itself such a name is refused, and in a folder below it is not."
+PRIVATE_NOTES = {  # with the likely lines
+    "board.sqlite3-wal": (
+        "SQLite makes this one itself: what was written last is in it. A list of names is never"
+        " complete.",
+        ("sqlite",),
+    ),
+    "img/old.py": (BELOW, ("[^/]+\\.", "(py", ".py")),
+    "img/board.sqlite3": (BELOW, ("[^/]+\\.", "sqlite")),
+}
 ENCODED = "%2e is a dot. Locations see it decoded; $request_uri does not."
 AT_ROOT = "At the root the folder is served too, and there the rules for it do not hold."
 OTHER_WAYS = {
@@ -407,9 +465,11 @@ RULES = (
 @points(3)
 @look_at("nginx.conf", *RULES)
 @by_hand(
-    "mkdir -p static/.git; touch static/{.git/config,old.pyc,board.db}; "
-    "for p in static/{.env,%2eenv,.git/config,old.py,old.pyc,backup.sqlite3,board.db} .env old.py; "
-    r'do curl -so /dev/null -w "%{http_code} /$p\n" http://board.example/$p; done'
+    "mkdir -p static/.git; touch static/{.git/config,old.pyc,board.db,board.sqlite3-wal,img/a.py}; "
+    "for p in static/{.env,%2eenv,.git/config,old.py,old.pyc,backup.sqlite3,board.db} .env old.py "
+    r'static/{board.sqlite3-wal,img/a.py}; do curl -so /dev/null -w "%{http_code} /$p\n" '
+    "http://board.example/$p; done; "
+    "for v in -4 -6; do curl $v -sI http://{,www.}board.example/static/.env | grep ^HTTP; done"
 )
 def test_private_files(site):
     """Dotfiles, sources and databases are not served
@@ -424,10 +484,13 @@ def test_private_files(site):
     site.box.write(*(File(f"/srv/board/static/{name}", data) for name, data in made.items()))
     files = {name: made.get(name) or content(name) for name in PRIVATE}
     for name in PRIVATE:
-        words = ("sqlite", *RULES) if "sqlite" in name else ()
-        refused(site, address(name), files, places=[("nginx.conf", word) for word in words])
+        note, words = PRIVATE_NOTES.get(name, ("", ("sqlite",) if "sqlite" in name else ()))
+        places = [("nginx.conf", word) for word in (*words, *RULES)]
+        refused(site, address(name), files, note, places)
     for target, note in OTHER_WAYS.items():
         refused(site, target, files, note)
+    some = ("/static/.env", "/static/old.py", "/static/backup.sqlite3", "/.env")
+    refused_beside(site, some, files, *RULES)
 
 
 LINKS = (
@@ -438,16 +501,17 @@ LINKS = (
     "/users.txt",
     "/latest.txt",
 )
+LINK_RULES = (
+    "try_files $uri @", "error_page", "disable_symlinks", "location /static", "location / ",
+)  # fmt: skip
 
 
 @points(2)
-@look_at(
-    "nginx.conf", "try_files $uri @", "error_page", "disable_symlinks", "location /static",
-    "location / ",
-)  # fmt: skip
+@look_at("nginx.conf", *LINK_RULES)
 @by_hand(
     "ls -l static; curl -i http://board.example/{static/latest,static/users,users}.txt; "
-    "ln -s /srv/board static/up; curl -i http://board.example/static/up/static_secret.txt"
+    "ln -s /srv/board static/up; curl -i http://board.example/static/up/static_secret.txt; "
+    "for v in -4 -6; do curl $v -sI http://{,www.}board.example/static/users.txt | grep ^HTTP; done"
 )
 def test_symbolic_links(site):
     """No symbolic link leads out of the folder, whoever owns it
@@ -459,6 +523,8 @@ def test_symbolic_links(site):
     files = outside(site)
     for target in LINKS:
         refused(site, target, files)
+    some = ("/static/users.txt", "/static/up/static_secret.txt")
+    refused_beside(site, some, files, *LINK_RULES)
 
 
 @points(1)
