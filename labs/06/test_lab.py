@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import ssl
+from contextlib import contextmanager
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
@@ -15,6 +16,7 @@ from grader.client import RecordedTLSSocket
 from grader.errors import Mismatch
 from grader.machine import File
 from grader.sandbox import APP
+from grader.site import VISITOR, VISITOR_V6
 
 STATIC = APP / "static"
 NAMES = ("board.example", "www.board.example")
@@ -23,6 +25,9 @@ FOR_GOOD = (301, 308)
 HALF_A_YEAR = 180 * 24 * 3600  # seconds
 VISITS = 6  # that come again: all of Nginx's workers have to know them
 REQUEST = b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n"
+# Likely words of the `listen` lines for IPv6, for cards.
+DEFAULT_SERVER = ("[::]:443 ssl default_server", "[::]:443")
+PORT_80 = ("[::]:80;", "[::]:80")
 CHALLENGES = "/.well-known/acme-challenge"
 
 # Cipher suites by their numbers (iana.org/assignments/tls-parameters), up to TLS 1.2.
@@ -94,13 +99,60 @@ def whoami(site, **options):
     return told_by(https(site, "/whoami", **options))
 
 
-def served_over_tls(site, name):
+def served_over_tls(site, name, family=4):
     """Tell whether a name gets any TLS at all; that it should is one check's matter."""
     try:
-        handshake(site, context(), name).close()
+        handshake(site, context(), name, family).close()
     except OSError:
         return False
     return True
+
+
+def doors(site):
+    """The names and the versions of IP by which there is TLS. The first is what all else stands on.
+
+    Each can have a server block of its own, and each address has a default server of its own.
+    """
+    others = [("board.example", 6), ("www.board.example", 4), ("www.board.example", 6)]
+    return [("board.example", 4), *(one for one in others if served_over_tls(site, *one))]
+
+
+@contextmanager
+def at_door(name, family, over_ipv6, *words):
+    """Say on the card of a mismatch at another door than the usual one that it is that door's.
+
+    Args:
+        name: the name asked for.
+        family: the version of IP.
+        over_ipv6: likely words of the `listen` lines for IPv6.
+        words: those of other likely lines, where the mismatch names none.
+    """
+    try:
+        yield
+    except Mismatch as error:
+        if (name, family) == ("board.example", 4):
+            raise
+        of_name = ["server_name www"] if name != "board.example" else []
+        places = [("nginx.conf", one) for one in (*of_name, *(over_ipv6 if family == 6 else ()))]
+        differs = f"{name} has a server block of its own"
+        if family == 6:
+            differs = "IPv6 has a `listen` line of its own, or a server block"
+        note = f"As board.example over IPv4 it is right: {differs}."
+        raise Mismatch(
+            error.expected,
+            error.got,
+            f"{error.note}\n{note}".strip(),
+            [*places, *(error.look_at or (("nginx.conf", one) for one in words))],
+        ) from None
+
+
+def families(site):
+    """The versions of IP over which port 80 is open; that both should be is one check's matter."""
+    try:
+        site.connect("2001:db8::7", 6, 80).close()
+    except OSError:
+        return (4,)
+    return (4, 6)
 
 
 def location(reply):
@@ -108,7 +160,7 @@ def location(reply):
     return reply.headers.get("Location", "")
 
 
-def hello(version, suites, name="board.example"):
+def hello(version, suites, name):
     """A ClientHello (RFC 5246, section 7.4.1.2) for one version, with compression on offer.
 
     Made by hand: what a server must refuse, the OpenSSL of this machine may not even ask for.
@@ -132,10 +184,10 @@ def hello(version, suites, name="board.example"):
     return b"\x16" + bytes((3, min(version[1], 1))) + sized(b"\1" + sized(body, 3))
 
 
-def offer(site, version, suites, name="board.example"):
+def offer(site, version, suites, name="board.example", family=4):
     """Offer a version and cipher suites: the version, suite and compression agreed to, or None."""
     try:
-        with connect(site) as made, made.makefile("rb") as stream:
+        with connect(site, family) as made, made.makefile("rb") as stream:
             made.sendall(hello(version, suites, name))
             head = stream.read(5)
             body = stream.read(int.from_bytes(head[3:5], "big"))
@@ -258,24 +310,32 @@ def test_ipv6(site):
 @points(2)
 @look_at("nginx.conf", "ssl_protocols", "443")
 @by_hand(
-    "for v in tls1 tls1_1 tls1_2 tls1_3; do echo $v: $(openssl s_client -connect board.example:443 "
-    "-$v -cipher ALL:@SECLEVEL=0 </dev/null 2>&1 | grep ^New); done"
+    "for a in 192.0.2.80 '[2001:db8::80]'; do for v in tls1 tls1_1 tls1_2 tls1_3; do "
+    "echo $a $v: $(openssl s_client -connect $a:443 -servername board.example -$v "
+    "-cipher ALL:@SECLEVEL=0 </dev/null 2>&1 | grep ^New); done; done"
 )
 def test_versions(site):
     """TLS 1.2 and 1.3 both work, and nothing older
 
     1.0 and 1.1 have been withdrawn (RFC 8996). Some clients do not know 1.3 yet.
     """
-    for version, name in ((TLS_1_2, "TLS 1.2"), (TLS_1_3, "TLS 1.3")):
+    for door in doors(site):
+        with at_door(*door, DEFAULT_SERVER, "ssl_protocols", "443"):
+            check_versions(site, *door)
+
+
+def check_versions(site, name, family):
+    """TLS 1.2 and 1.3 work at a door, and nothing older; else it is a mismatch."""
+    for version, words in ((TLS_1_2, "TLS 1.2"), (TLS_1_3, "TLS 1.3")):
         try:
-            handshake(site, context(version, version)).close()
+            handshake(site, context(version, version), name, family).close()
         except OSError as error:
-            raise Mismatch(f"{name} works", said(error)) from None
-    for version, name in (((3, 0), "SSL 3"), ((3, 1), "TLS 1.0"), ((3, 2), "TLS 1.1")):
-        agreed = offer(site, version, ANY_SUITE)
+            raise Mismatch(f"{words} works", said(error)) from None
+    for version, words in (((3, 0), "SSL 3"), ((3, 1), "TLS 1.0"), ((3, 2), "TLS 1.1")):
+        agreed = offer(site, version, ANY_SUITE, name, family)
         if agreed and agreed[0] == version:
             raise Mismatch(
-                f"{name} is refused",
+                f"{words} is refused",
                 f"the server agrees to it, with {name_of(agreed[1])}",
                 "Up to nginx 1.29.1 the default server of the port decides. Without ssl_protocols "
                 "it has those of /etc/nginx/nginx.conf.",
@@ -296,8 +356,15 @@ def test_ciphers(make_site):
     ciphers do not encrypt, do not authenticate, or are broken.
     """
     site = make_site(key_type="RSA")
+    for door in doors(site):
+        with at_door(*door, ("[::]:443",), "ssl_ciphers", "443"):
+            check_ciphers(site, *door)
+
+
+def check_ciphers(site, name, family):
+    """A door agrees to no weak cipher, and not to compression; else it is a mismatch."""
     for kind, suites in WEAK.items():
-        agreed = offer(site, (3, 3), suites)
+        agreed = offer(site, (3, 3), suites, name, family)
         if agreed:
             note = "Asked of a server with an RSA key. Nginx's own HIGH:!aNULL:!MD5 has static RSA."
             raise Mismatch(
@@ -305,30 +372,39 @@ def test_ciphers(make_site):
                 f"the server agrees to {name_of(agreed[1])}",
                 note if kind == "static RSA" else "",
             )
-    agreed = offer(site, (3, 3), SOUND)
+    agreed = offer(site, (3, 3), SOUND, name, family)
     if agreed and agreed[2]:
         raise Mismatch("TLS without compression (CRIME)", "the server agrees to compress")
 
 
 @points(2)
 @look_at("nginx.conf", "http2", "443 ssl;", "443")
-@by_hand("for v in 2 1.1; do curl -sik --http$v https://board.example/whoami | head -1; done")
+@by_hand(
+    "for a in -4 -6; do for v in 2 1.1; do "
+    "curl $a -sik --http$v https://board.example/whoami | head -1; done; done"
+)
 def test_http2(site):
     """HTTP/2 by ALPN, and still HTTP/1.1
 
     A page with 30 files takes one connection instead of six. Old clients and scripts know 1.1.
     """
-    with handshake(site, context(protocols=["h2", "http/1.1"])) as made:
-        chosen = made.selected_alpn_protocol()
-        if chosen != "h2":
-            raise Mismatch("h2, of h2 and http/1.1 offered by ALPN", chosen or "no choice")
-        status = http2_status(made)
-    assert status == 200, "GET /whoami over HTTP/2"
-    for protocols in (["http/1.1"], []):
-        with handshake(site, context(protocols=protocols)) as made:
-            made.sendall(REQUEST)
-            line = made.recv(4096).split(b"\r\n")[0].decode("latin-1")
-        assert line == "HTTP/1.1 200 OK"
+    for name, family in doors(site):
+        with (
+            at_door(name, family, ("[::]:443 ssl;", "[::]:443"), "http2", "443"),
+            handshake(site, context(protocols=["h2", "http/1.1"]), name, family) as made,
+        ):
+            chosen = made.selected_alpn_protocol()
+            if chosen != "h2":
+                raise Mismatch("h2, of h2 and http/1.1 offered by ALPN", chosen or "no choice")
+            if name != "board.example":
+                continue  # www may lead to the main name
+            status = http2_status(made)
+        assert status == 200, "GET /whoami over HTTP/2"
+        for protocols in (["http/1.1"], []):
+            with handshake(site, context(protocols=protocols), name, family) as made:
+                made.sendall(REQUEST)
+                line = made.recv(4096).split(b"\r\n")[0].decode("latin-1")
+            assert line == "HTTP/1.1 200 OK"
 
 
 def http2_status(connection):
@@ -369,20 +445,28 @@ def test_resumption(site):
     A resumed handshake needs no certificate and no signature. In TLS 1.2 it also saves a trip there
     and back, which is what a visitor far away waits for.
     """
-    for version, name in ((TLS_1_2, "TLS 1.2"), (TLS_1_3, "TLS 1.3")):
+    for name, family in doors(site):
+        if name == "board.example":  # the name comes too late to count
+            with at_door(name, family, DEFAULT_SERVER, "ssl_session_tickets", "ssl_session_cache"):
+                check_resumption(site, family)
+
+
+def check_resumption(site, family):
+    """All visits but the first resume their session; else it is a mismatch."""
+    for version, words in ((TLS_1_2, "TLS 1.2"), (TLS_1_3, "TLS 1.3")):
         session, client = None, context(version, version)
         try:
-            handshake(site, client).close()
+            handshake(site, client, family=family).close()
         except OSError:
             continue  # whether the version works is another check's matter
         for visit in range(VISITS):
-            with handshake(site, client, session=session) as made:
+            with handshake(site, client, family=family, session=session) as made:
                 made.sendall(REQUEST)
                 while made.recv(4096):  # the ticket of TLS 1.3 comes with the answer
                     pass
                 if visit and not made.session_reused:
                     raise Mismatch(
-                        f"{name}: the session is resumed",
+                        f"{words}: the session is resumed",
                         f"a full handshake at visit {visit + 1}",
                         "It is looked up before the name is known: what the default server of "
                         "the port says about tickets and caches counts.",
@@ -398,30 +482,37 @@ def test_redirect(site):
     Old links and typed addresses begin with http. 301 or 308 tells browsers and search engines to
     remember.
     """
-    for name in NAMES:
-        targets = {f"https://{one}" for one in (name, "board.example")}
-        for path in (
-            *("/", "/%0d%0aX-Injected:%20yes", "/notices/1?a=1&b=%2F", "/echo/a%2Fb//c?x=1&x=2"),
-            *("/static/style.css", "/login", "/whoami"),
-        ):
-            reply = site.get(path, host=name)
-            if "X-Injected" in reply.headers:
-                raise Mismatch(
-                    f"Location: https://{name}{path}",
-                    f"Location: {location(reply)}, and a header X-Injected: yes",
-                    "$uri is decoded: a visitor's line break becomes one in your headers.",
-                )
-            if reply.status_code not in FOR_GOOD:
-                raise Mismatch("status 301 or 308", f"status {reply.status_code}")
-            if location(reply) not in {f"{one}{path}" for one in targets}:
-                decoded = unquote(location(reply)) == unquote(f"https://{name}{path}")
-                raise Mismatch(
-                    f"Location: https://{name}{path}",
-                    f"Location: {location(reply)}",
-                    "`rewrite` and $uri decode the path, `return` and $request_uri leave it."
-                    if decoded
-                    else "",
-                )
+    for family in families(site):
+        with at_door("board.example", family, PORT_80, "return 30", "rewrite"):
+            for name in NAMES:
+                check_redirect(site, name, family)
+
+
+def check_redirect(site, name, family):
+    """Port 80 redirects a name to https, path and query kept; else it is a mismatch."""
+    targets = {f"https://{one}" for one in (name, "board.example")}
+    for path in (
+        *("/", "/%0d%0aX-Injected:%20yes", "/notices/1?a=1&b=%2F", "/echo/a%2Fb//c?x=1&x=2"),
+        *("/static/style.css", "/login", "/whoami"),
+    ):
+        reply = site.get(path, host=name, family=family)
+        if "X-Injected" in reply.headers:
+            raise Mismatch(
+                f"Location: https://{name}{path}",
+                f"Location: {location(reply)}, and a header X-Injected: yes",
+                "$uri is decoded: a visitor's line break becomes one in your headers.",
+            )
+        if reply.status_code not in FOR_GOOD:
+            raise Mismatch("status 301 or 308", f"status {reply.status_code}")
+        if location(reply) not in {f"{one}{path}" for one in targets}:
+            decoded = unquote(location(reply)) == unquote(f"https://{name}{path}")
+            raise Mismatch(
+                f"Location: https://{name}{path}",
+                f"Location: {location(reply)}",
+                "`rewrite` and $uri decode the path, `return` and $request_uri leave it."
+                if decoded
+                else "",
+            )
 
 
 @points(2)
@@ -437,6 +528,13 @@ def test_redirect_host(site):
 
     A cache or a mail scanner would pass the redirect to evil.test on to others.
     """
+    for family in families(site):
+        with at_door("board.example", family, PORT_80, "return 30", "rewrite"):
+            check_redirect_host(site, family)
+
+
+def check_redirect_host(site, family):
+    """Port 80 redirects to our own names alone; else it is a mismatch."""
     path = "/notices/1"
     for target, host in (
         *((path, one) for one in ("evil.test", "board.example.evil.test", "evil.test:80")),
@@ -445,12 +543,12 @@ def test_redirect_host(site):
         ("http://board.example" + path, "evil.test"),
     ):
         try:
-            reply = site.get(target, host=host)
+            reply = site.get(target, host=host, family=family)
         except requests.RequestException:
             continue  # it closed the connection: right
         if location(reply) and urlsplit(location(reply)).hostname not in NAMES:
             raise Mismatch("no redirect, or one to our own name", f"Location: {location(reply)}")
-    reply = site.get(path, host="board.example:80")
+    reply = site.get(path, host="board.example:80", family=family)
     if location(reply) not in (f"https://board.example{path}", f"https://board.example:443{path}"):
         raise Mismatch(
             f"Location: https://board.example{path}",
@@ -463,7 +561,7 @@ def test_redirect_host(site):
 @look_at("nginx.conf", "acme-challenge", "return 30", "listen 80")
 @by_hand(
     f"d=/var/www/letsencrypt{CHALLENGES}; mkdir -p $d; echo yes >$d/try; "
-    f"curl -i http://board.example{CHALLENGES}/try"
+    f"for v in -4 -6; do curl $v -i http://board.example{CHALLENGES}/try; done"
 )
 def test_acme_challenge(site):
     """The challenge of Let's Encrypt is answered on port 80
@@ -473,18 +571,25 @@ def test_acme_challenge(site):
     """
     token = f"proof-{site.instance}"
     site.box.write(File(f"/var/www/letsencrypt{CHALLENGES}/{token}", token.encode()))
-    for name in NAMES:
-        reply = site.get(f"{CHALLENGES}/{token}", host=name)
-        if reply.status_code != 200 or reply.text != token:
-            got = f"status {reply.status_code}"
-            if location(reply):
-                got += f", to {location(reply)}"
-            note = f"The file is /var/www/letsencrypt{CHALLENGES}/{token}."
-            if reply.status_code in (301, 302, 307, 308):
-                note = "A `return` in the server, in an `if` too, comes before any location."
-                lines = [("nginx.conf", "return 30"), ("nginx.conf", "rewrite")]
-                raise Mismatch("status 200 and the file's own text", got, note, lines)
-            raise Mismatch("status 200 and the file's own text", got, note)
+    for family in families(site):
+        with at_door("board.example", family, PORT_80, "acme-challenge"):
+            for name in NAMES:
+                check_challenge(site, token, name, family)
+
+
+def check_challenge(site, token, name, family):
+    """A challenge, whose file holds its own name, is answered; else it is a mismatch."""
+    reply = site.get(f"{CHALLENGES}/{token}", host=name, family=family)
+    if reply.status_code != 200 or reply.text != token:
+        got = f"status {reply.status_code}"
+        if location(reply):
+            got += f", to {location(reply)}"
+        note = f"The file is /var/www/letsencrypt{CHALLENGES}/{token}."
+        if reply.status_code in (301, 302, 307, 308):
+            note = "A `return` in the server, in an `if` too, comes before any location."
+            lines = [("nginx.conf", "return 30"), ("nginx.conf", "rewrite")]
+            raise Mismatch("status 200 and the file's own text", got, note, lines)
+        raise Mismatch("status 200 and the file's own text", got, note)
 
 
 @points(3)
@@ -501,21 +606,22 @@ def test_hsts(site):
     and files have to say it too: any of them may be a visitor's first.
     """
     site.box.write(File(f"/var/www/letsencrypt{CHALLENGES}/try", b"yes"))
-    for path in ("/", "/static/style.css", f"{CHALLENGES}/try"):
-        told = site.get(path).headers.get("Strict-Transport-Security")
-        if told:
-            raise Mismatch(
-                "no Strict-Transport-Security over http",
-                f"Strict-Transport-Security: {told}",
-                "Browsers ignore it there (RFC 6797, section 7.2): a server must not send it.",
-            )
-    asked = [("GET", path, "board.example") for path in HSTS_PATHS]
-    asked += [("HEAD", "/stream", "board.example"), ("POST", "/static/style.css", "board.example")]
-    if served_over_tls(site, "www.board.example"):
-        asked.append(("GET", "/", "www.board.example"))
+    for family in families(site):
+        for path in ("/", "/static/style.css", f"{CHALLENGES}/try"):
+            told = site.get(path, family=family).headers.get("Strict-Transport-Security")
+            if told:
+                raise Mismatch(
+                    "no Strict-Transport-Security over http",
+                    f"Strict-Transport-Security: {told}",
+                    "Browsers ignore it there (RFC 6797, section 7.2): a server must not send it.",
+                )
+    usual, *others = doors(site)
+    asked = [("GET", path, usual) for path in HSTS_PATHS]
+    asked += [("HEAD", "/stream", usual), ("POST", "/static/style.css", usual)]
+    asked += [("GET", path, door) for door in others for path in ("/", "/no/such/page")]
     seen = False
-    for method, path, host in asked:
-        reply = site.request(method, path, host=host, scheme="https", tls=context())
+    for method, path, (host, family) in asked:
+        reply = site.request(method, path, host=host, family=family, scheme="https", tls=context())
         told = reply.headers.get("Strict-Transport-Security", "")
         age = re.search(r"(?i)max-age\s*=\s*\"?(\d+)", told)
         if age and int(age[1]) >= HALF_A_YEAR:
@@ -525,13 +631,17 @@ def test_hsts(site):
         if seen and not told:
             note = "Without `always`, add_header leaves errors out."
             if reply.status_code < 400:
-                note = "A location with an add_header of its own inherits none from above."
-        raise Mismatch(
-            f"Strict-Transport-Security with a max-age of {HALF_A_YEAR} or more",
-            f"status {reply.status_code}, "
-            + (f"Strict-Transport-Security: {told}" if told else "and no such header"),
-            note,
-        )
+                note = (
+                    "A location with an add_header of its own inherits none from above. One that "
+                    "stands in a location holds there alone."
+                )
+        with at_door(host, family, ("[::]:443",)):
+            raise Mismatch(
+                f"Strict-Transport-Security with a max-age of {HALF_A_YEAR} or more",
+                f"status {reply.status_code}, "
+                + (f"Strict-Transport-Security: {told}" if told else "and no such header"),
+                note,
+            )
 
 
 HSTS_PATHS = (
@@ -630,12 +740,17 @@ def test_unknown_names(site):
             if b"board.example" in shown:
                 asked = f"the name {name}" if name else "no name"
                 names = re.findall(rb"[a-z.]*board\.example", shown)
+                note, words = "", ()
+                if family == 6:
+                    note = "Over IPv4 there is none: each address has a default server of its own."
+                elif name == "test.board.example":  # and evil.test, asked before, got none
+                    note = "A server_name with a wildcard takes this name too."
+                    words = (" .board", "*.board", "server_name ~", "ssl_reject_handshake", "443")
                 raise Mismatch(
                     f"for {asked}, over IPv{family}: no certificate that says board.example",
                     "one for " + " and ".join(sorted({one.decode() for one in names})),
-                    ""
-                    if family == 4
-                    else "Over IPv4 there is none: each address has a default server of its own.",
+                    note,
+                    [("nginx.conf", word) for word in words],
                 )
 
 
@@ -661,19 +776,29 @@ def test_visitor_over_tls(site):
     told = https(site, "/echo/a%2Fb//c?x=1&x=2").json()
     assert told.get("path") == "/echo/a%2Fb//c"
     check_visitor_is_known(signed_in(site)[0], "https://board.example")
-    if served_over_tls(site, "www.board.example"):
-        reply = https(site, "/whoami", host="www.board.example")
-        if reply.status_code in FOR_GOOD:
+    for name, family in doors(site)[1:]:
+        reply = https(site, "/whoami", host=name, family=family)
+        if name != "board.example" and reply.status_code in FOR_GOOD:
             assert location(reply) == "https://board.example/whoami"
-        else:
-            assert whoami(site, host="www.board.example").get("host") == "www.board.example"
+            continue
+        who = VISITOR if family == 4 else VISITOR_V6
+        for headers in ({}, {"X-Forwarded-For": "6.6.6.6"}):
+            reply = https(site, "/whoami", host=name, family=family, headers=headers)
+            if headers and reply.status_code == 400:
+                continue
+            told = told_by(reply)
+            with at_door(name, family, ("[::]:443",)):
+                for what, wanted in (("client", who), ("host", name)):
+                    if told.get(what) != wanted:
+                        raise Mismatch(f"{what} {wanted}", f"{what} {told.get(what)}")
 
 
 @points(2)
 @look_at("nginx.conf", "/static", "proxy_pass", "443")
 @by_hand(
     "for p in static/style.css static/.env static/old.py favicon.ico stats; do "
-    "curl -sik https://board.example/$p | sed -n '1p;/paths/p'; done"
+    "curl -sik https://board.example/$p | sed -n '1p;/paths/p'; done; for v in -4 -6; do "
+    "curl $v -skI https://{,www.}board.example/static/.env | grep ^HTTP; done"
 )
 def test_files_over_tls(site):
     """Over TLS too, files come from Nginx, and only those
@@ -690,10 +815,14 @@ def test_files_over_tls(site):
         raise Mismatch("the bytes of style.css", f"status {reply.status_code}, other bytes")
     if asked() != before:
         raise Mismatch("style.css from Nginx itself", "the app was asked for it")
-    for path in ("/static/.env", "/static/old.py", "/static_secret.txt", "/static/users.txt"):
-        reply = https(site, path)
-        if reply.status_code not in (403, 404):
-            raise Mismatch("status 403 or 404", f"status {reply.status_code}")
+    for name, family in doors(site):
+        for path in ("/static/.env", "/static/old.py", "/static_secret.txt", "/static/users.txt"):
+            reply = https(site, path, host=name, family=family)
+            if name != "board.example" and location(reply).startswith("https://board.example/"):
+                continue  # www may lead to the main name: there it is asked for anyway
+            with at_door(name, family, ("[::]:443",), "/static"):
+                if reply.status_code not in (403, 404):
+                    raise Mismatch("status 403 or 404", f"status {reply.status_code}")
     for path in ("/favicon.ico", "/robots.txt"):
         reply = https(site, path)
         if reply.content != (STATIC / path[1:]).read_bytes():
