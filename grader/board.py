@@ -20,13 +20,26 @@ BEHIND = {
     301: ("return 30", "rewrite", "return"),
     302: ("return 30", "rewrite", "return"),
     400: ("proxy_set_header Host", "proxy_set_header"),
-    404: ("location", "root"),
+    404: ("location", "root"),  # and see `behind`
     413: ("client_max_body_size",),
     502: ("proxy_pass https", "    server ", "proxy_pass", "uwsgi_pass"),
     504: ("proxy_read_timeout", "proxy_connect_timeout", "    server ", "proxy_pass", "uwsgi_pass"),
 }
 SLASH = "Nginx redirects to a location that ends with a slash and hands on. Say `= /account`."
 LOGIN = {"name": "ada", "password": "pin-the-notice"}  # of one of the users that the board has
+
+
+def behind(reply: requests.Response) -> list[tuple[str, str]]:
+    """Where to look when Nginx answers in the app's place.
+
+    What ends in anything but letters and digits, or has an extension, may belong to a regular
+    expression that is about the ends of names.
+    """
+    texts = BEHIND.get(reply.status_code, ())
+    last = (reply.request.url or "").partition("?")[0].rpartition("/")[2]
+    if reply.status_code == 404 and last and not last.isalnum():
+        texts = ("location ~*", "location ~", *texts)
+    return [("nginx.conf", text) for text in texts]
 
 
 def told_by(reply: requests.Response) -> dict[str, Any]:
@@ -40,8 +53,8 @@ def told_by(reply: requests.Response) -> dict[str, Any]:
         # Who refuses a request says why, in a line or two.
         words = " ".join(re.sub(r"<[^>]*>", " ", reply.text).split()) if status == 400 else ""
         note = f"The answer says: {words[:120]}" if words else ""
-        look_at = [("nginx.conf", text) for text in BEHIND.get(status, ())]
-        raise Mismatch("the app's own answer, with status 200", f"status {status}", note, look_at)
+        wanted = "the app's own answer, with status 200"
+        raise Mismatch(wanted, f"status {status}", note, behind(reply))
     try:
         return dict(reply.json())
     except (TypeError, ValueError):
