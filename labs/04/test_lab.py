@@ -66,13 +66,18 @@ def same_bytes(reply, wanted):
         )
 
 
+def gave_up(reply):
+    """Tell whether it is Nginx's own 500, and not the app's."""
+    return reply.status_code == 500 and b"<center>nginx" in reply.content
+
+
 def whose_answer(reply):
     """A note for the card, when it was the app that answered, or should have."""
     if reply.headers.get("X-Powered-By") == "Flask":
         return "The app answered this: the request went on to Gunicorn."
     if reply.status_code == 502:
         return "Nginx asked the app for it."
-    if reply.status_code == 500 and b"<center>nginx" in reply.content:
+    if gave_up(reply):
         return (
             "Nginx itself gave up. Mostly one internal redirect led to the next, round in a circle:"
             " see the log."
@@ -107,6 +112,9 @@ def refused(site, target, files, note="", places=(), **options):
     if "host" in options and reply.is_redirect and leads_to == "board.example":
         return
     if reply.status_code not in REFUSED:
+        if gave_up(reply):
+            words = ("try_files", "error_page", "location /static")
+            places = [("nginx.conf", word) for word in words]
         got = f"status {reply.status_code}"
         raise Mismatch("403 or 404", got, whose_answer(reply) or note, places)
 
