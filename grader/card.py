@@ -150,7 +150,9 @@ def unusual(exchange: Exchange) -> dict[str, str]:
     """The request's headers less those that every request has."""
     from requests.utils import default_headers
 
-    usual = default_headers()
+    from grader.client import AGENT
+
+    usual = {**default_headers(), "User-Agent": AGENT}
     return {
         name: value
         for name, value in exchange.headers.items()
