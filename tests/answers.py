@@ -124,6 +124,7 @@ MASKS = [
     (r"/notices/\d+\?", "/notices/<id>?"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
     (r", for \d+ of \d+\b", ", for <n> of <m>"),
+    (r"has answered \d+", "has answered <n>"),
     (r"X-Cache: (STALE|UPDATING)", "X-Cache: <an old page>"),  # whether others asked just then
 ]
 
