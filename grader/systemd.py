@@ -23,7 +23,7 @@ from grader.errors import GraderError, Mismatch, NotAllowed, Place, StartFailed
 from grader.lab import Lab
 from grader.live import UNITS, Ended, LiveServer, LiveSite, LiveSites
 from grader.machine import File
-from grader.services import NGINX_MESSAGE, NGINX_PLACE, start_seconds
+from grader.services import LOG_LINE, NGINX_MESSAGE, NGINX_PLACE, start_seconds
 from grader.site import Site, wait_for
 from grader.sites import Sites
 from grader.text import COURSE, clean
@@ -61,8 +61,16 @@ here too, in a container, once `{course} tree` has made its files; now {lacks}."
 NOT_HERE = "it needs a machine that systemd runs: `vagrant up`, see docs/guides/vagrant.md"
 UNIT_PLACE = re.compile(r"^(\S+?):(\d+): ")
 # Words in lines of the journal that tell of trouble; the same trouble again is not news.
-LOUD = ("rror", "ailed", "nvalid", "nknown", "ailure", "efus", "denied", "No such", "in use")
-IDLE = ("[INFO]", "Scheduled restart job", "Failed with result")
+LOUD = (
+    *("rror", "ailed", "nvalid", "nknown", "ailure", "efus", "denied", "No such", "in use"),
+    *("status=", "code=killed"),
+)
+IDLE = ("[INFO]", "Scheduled restart job", "Failed with result", "HaltServer")
+EXCEPTION = re.compile(r"^[\w.]*(Error|Exception)\b")
+# What follows from an exception, and what a visitor's request was; Nginx's date and numbers.
+AFTERMATH = ("Reason: ", "Exception in worker", "Failed to start", "status=", "    ")
+NGINX_SAYS = re.compile(r"(?m)^\S+ \S+ \[(?:error|crit)\] \S+ \*\d+ (.*?)(?:, client: .*)?$")
+SIGSYS = "status=31/SYS"
 SYSTEMCTL_SECONDS = 40.0
 READY_SECONDS = 5.0  # for a word to systemd, from an app that answers
 SHOWN = 6  # lines of the journal on a card
@@ -214,6 +222,8 @@ class SystemdSite(LiveSite):
             place = Place(at[1], int(at[2])) if at and at[1] in self.lab.files else None
             return StartFailed("nginx", "Nginx starts", message, place or Place("nginx.conf"))
         state = self.show(SERVICE)
+        active = state["ActiveState"]
+        again = active != "failed" and int(state["NRestarts"]) > 1  # whatever it is at this moment
         journal = names(self.journal("_PID=1", "--grep=board|/etc/systemd/system"))
         own = names(self.journal(f"_SYSTEMD_UNIT={SERVICE}"))
         lines = [one for one in [*journal.splitlines(), *own.splitlines()] if is_loud(one)]
@@ -222,16 +232,47 @@ class SystemdSite(LiveSite):
             found = UNIT_PLACE.match(one)
             if found and found[1] in self.lab.files:
                 place = place or Place(found[1], int(found[2]))
-        shown = "\n".join(list(dict.fromkeys(lines))[-SHOWN:]) or names(said).strip()
-        got = f"{SERVICE} is {state['ActiveState']} ({state['Result']}), {SOCKET} is "
+        # The same words at another time are the same trouble.
+        told = list(dict.fromkeys(LOG_LINE.sub("", one) for one in lines))
+        if any(EXCEPTION.match(one) for one in told):
+            told = [one for one in told if not any(word in one for word in AFTERMATH)]
+        shut = self.nginx_says() if active == "active" and not again else ""
+        if shut:
+            told.append(f"Nginx: {shut}")
+        said = "\n".join(one for one in names(said).splitlines() if "Created symlink" not in one)
+        shown = "\n".join(told[-SHOWN:]) or said.strip()
+        now = "starts and ends, again and again" if again else f"is {active} ({state['Result']})"
+        got = f"{SERVICE} {now}, {SOCKET} is "
         got += f"{self.show(SOCKET)['ActiveState']}\n{clean(shown)}"
         expected, note = "a visitor on port 80 gets the app's answer", ""
-        if state["ActiveState"] == "activating" and self.serves():
+        places = [(SERVICE, "")]
+        if active == "activating" and self.serves():
             expected = f"{SERVICE} is active"
             note = "The app answers, and systemd waits for a word that it does not say: see Type=."
-        return StartFailed(
-            "board", expected, got, place, note, [(SERVICE, "Type=" if note else "")]
-        )
+            places = [(SERVICE, "Type=")]
+        elif any(SIGSYS in one for one in told):
+            note = "SIGSYS: it made a system call that SystemCallFilter= does not let it make."
+            places = [(SERVICE, "SystemCallFilter"), (SERVICE, "")]
+        elif "Permission denied" in shut:
+            words = ("SocketMode", "SocketUser", "SocketGroup", "ListenStream")
+            places = [(SOCKET, word) for word in words]
+            note = "Nginx's workers run as www-data: the socket has to let them in."
+        elif "connect()" in shut:
+            places = [("nginx.conf", "server 127"), ("nginx.conf", "server unix"), (SOCKET, "")]
+        elif any("BOARD_" in one for one in told):
+            places = [(SERVICE, "EnvironmentFile"), (SERVICE, "Environment"), (SERVICE, "")]
+        return StartFailed("board", expected, got.strip(), place, note, places)
+
+    def nginx_says(self) -> str:
+        """The last error that Nginx has logged, without date and numbers; "" when there is none."""
+        found: list[str] = NGINX_SAYS.findall(self.error_log())
+        return clean(found[-1]) if found else ""
+
+    def ignored(self) -> list[str]:
+        """What systemd has not understood in the learner's units, and so has ignored."""
+        said = self.lab.learner_names(self.journal("_PID=1", "--grep=ignoring"))
+        places = [(UNIT_PLACE.match(one), one) for one in dict.fromkeys(said.splitlines())]
+        return [clean(one) for found, one in places if found and found[1] in self.lab.files]
 
     # --- what checks ask
 

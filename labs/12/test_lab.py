@@ -1,6 +1,7 @@
 """Lab 12, systemd and zero downtime: the checks. README.md says what each one asks for."""
 
 import contextlib
+import functools
 import hashlib
 import re
 import secrets
@@ -9,13 +10,23 @@ import time
 
 from itsdangerous import BadSignature, TimestampSigner
 
+from grader import checks
 from grader.board import LOGIN, whoami
-from grader.checks import alone, by_hand, look_at, needs, points
+from grader.checks import alone, by_hand, look_at, needs
 from grader.client import Exchange
 from grader.errors import GraderError, Mismatch
 from grader.machine import File
 from grader.site import wait_for
-from grader.systemd import CURRENT, FIRST, HOME, SERVICE, SOCKET, VERSION_HEADER
+from grader.systemd import (
+    CURRENT,
+    ENVIRONMENT,
+    FIRST,
+    PYTHON,
+    SERVICE,
+    SOCKET,
+    VERSION_HEADER,
+    is_loud,
+)
 
 URL = "http://board.example"
 GUNICORN = "/opt/board/venv/bin/gunicorn"
@@ -23,6 +34,7 @@ VISITORS = 3  # who come again and again
 PACE = 0.02  # seconds between two visits of one of them
 PATIENCE = 25  # seconds; of a visitor, whom a restart lets wait
 SOON = 15  # seconds; the README says 10, and a busy machine may be late
+LATEST = 11  # seconds by systemd's own clock, which is late by far less
 TROUBLE = 8  # seconds
 ATTEMPTS = 14  # in that time; the README says one a second
 DEPLOY_SECONDS = 60
@@ -30,7 +42,9 @@ LARGEST_MEMORY = 1 << 30
 MOST_FILES = 65536
 SCORE = 2.5
 NOBODY, FIRST_PERSON, LAST_PERSON = 65534, 1000, 60000
-PROCESS_ENDED = "98e322203f7a4ed290d09fe03c09fe15"  # a message of systemd: a unit's process exited
+LONGEST_PAGE = 3  # seconds
+# Messages of systemd, one of them for each time that a unit ends, whatever it ran meanwhile.
+ENDED_BADLY, ENDED_WELL = "d9b373ed55a64feb8242e02dbe79a49c", "7ad2d189f7e94e70a38c781354912448"
 READ_ONLY = ("/etc", "/usr", "/opt/board", "/srv/board", "/var/www", "/var/lib", "/home")
 DEPLOY = "bash /srv/board/deploy.sh"
 # Where the door is shut in a deploy, and where the way back is.
@@ -40,8 +54,59 @@ SHUT = (
     ("deploy.sh", "systemctl restart"),
     ("deploy.sh", "systemctl"),
 )
-BACK = (("deploy.sh", "$old"), ("deploy.sh", "exit"), ("deploy.sh", "systemctl"))
-FOLDERS = f"/etc/board /etc/systemd /etc/nginx {HOME} /run /var/lib/board /tmp /var/tmp"
+BACK = (
+    ("deploy.sh", '"$old"'),
+    ("deploy.sh", "$old"),
+    ("deploy.sh", "exit"),
+    ("deploy.sh", "systemctl"),
+)
+RESTART = (("board.service", "Restart="), ("board.service", "[Service]"))
+# Where other users look for secrets: all but programs, and what the kernel makes up.
+FOLDERS = "/etc /home /opt /run /srv /tmp /usr/local /var /dev/shm"
+# Where a deploy hands the key to a program that it starts.
+HANDED = (
+    *(("deploy.sh", word) for word in ("BOARD_SECRET", "--setenv", "env ", "cat /etc")),
+    ("deploy.sh", "/etc/board/environment"),
+)
+# What any user sees of the processes and of the units that come and go, all the time: each new
+# text is printed. It knows no key: its own arguments are in that list too.
+WATCHER = """
+import glob, sys, time
+seen, end = set(), time.monotonic() + 120
+while time.monotonic() < end:
+    for name in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/run/systemd/transient/*"):
+        try:
+            with open(name, "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        if text not in seen:
+            seen.add(text)
+            sys.stdout.buffer.write(text.replace(b"\\0", b" ") + b"\\n")
+            sys.stdout.buffer.flush()
+    time.sleep(0.01)
+"""
+
+
+def points(number):
+    """As in every lab; and a failed check says what systemd has not understood of the units.
+
+    A setting in the wrong section is ignored, and may be the cause, whatever the check is about.
+    """
+
+    def decorate(function):
+        @functools.wraps(function)
+        def check(site):
+            try:
+                function(site)
+            except Mismatch as error:
+                notes = [error.note, *(f"systemd: {one}" for one in site.ignored())]
+                error.note = " ".join(one for one in notes if one)
+                raise
+
+        return checks.points(number)(check)
+
+    return decorate
 
 
 def last_word(site):
@@ -54,6 +119,24 @@ def last_lines(text, count=4):
     """The last lines of what a program printed."""
     lines = [one.strip() for one in text.splitlines() if one.strip()]
     return "\n".join(lines[-count:])
+
+
+def seconds_between(site, begun, ended):
+    """The seconds between two moments in the life of the service, by systemd's own clock."""
+    told = site.show(SERVICE)
+    return (int(told[f"{ended}TimestampMonotonic"]) - int(told[f"{begun}TimestampMonotonic"])) / 1e6
+
+
+def door_goes(site):
+    """The place to look at when the socket's file goes whenever the service ends; else none."""
+    told = site.show(SERVICE)
+    folders = [f"/run/{one.partition(':')[0]}/" for one in told["RuntimeDirectory"].split()]
+    listens = site.show(SOCKET).get("Listen", "")
+    gone = any(one in listens for one in folders) and told["RuntimeDirectoryPreserve"] == "no"
+    return [("board.service", "RuntimeDirectory")] if gone else []
+
+
+GOES = "RuntimeDirectory= is removed when the service ends, and the socket's file in it."
 
 
 def lost_of(visits):
@@ -93,6 +176,8 @@ def visitors(site, wanted, places=()):
         told = f"{what}, for some who came meanwhile"
         shut = not first.error and first.value == 502
         note = "502 is Nginx's word for a door that is shut." if shut else ""
+        gone = door_goes(site) if shut else []
+        note, places = (GOES, gone) if gone else (note, places)
         raise Mismatch(f"status 200 for everybody, through {wanted}", told, note, places)
 
 
@@ -110,7 +195,16 @@ def check_release(site, name, when, places=()):
         seen = {release_of(site) for _ in range(6)}
         if seen != {name}:
             got = " and ".join(f"release {one}" if one else "no answer" for one in sorted(seen))
-            raise Mismatch(f"release {name}, {moment}", got, look_at=places)
+            gone = door_goes(site) if "" in seen else []
+            raise Mismatch(f"release {name}, {moment}", got, GOES if gone else "", gone or places)
+        # Workers may have changed between the answer and the list of processes: then once more.
+        if not wait_for(site.serves, SOON):
+            raise Mismatch(
+                f"an answer from a process of board.service, {moment}",
+                "from one outside of it",
+                "What a deploy starts beside the service, nobody starts again after a boot.",
+                [("deploy.sh", "systemd-run"), ("deploy.sh", "gunicorn")],
+            )
         if moment == when:
             site.forgive()
             site.systemctl("restart", SERVICE)
@@ -142,6 +236,14 @@ def test_site_answers(site):
     told = whoami(site)
     if told["pid"] not in site.pids():
         raise Mismatch("an answer from a process of board.service", "from one outside of it")
+    door = site.show(SOCKET)
+    if door.get("Listen") and door["ActiveState"] != "active":
+        said = [
+            one for one in site.journal("_PID=1", f"--grep={SOCKET}").splitlines() if is_loud(one)
+        ]
+        got = "\n".join([f"it is {door['ActiveState']} ({door['Result']})", *said[-1:]])
+        places = [("board.socket", "Accept"), ("board.socket", "[Socket]")]
+        raise Mismatch(f"{SOCKET}, which says where to listen, is active", got, look_at=places)
 
 
 def wanted_by(site, unit):
@@ -205,8 +307,17 @@ def test_killed(site):
         # Nobody visits meanwhile: somebody who knocks at a socket would start it too.
         if not wait_for(lambda old=before: site.main_pid() not in (0, old), SOON):
             raise Mismatch("a new first process within 10 s", last_word(site))
+        rest = seconds_between(site, "ActiveExit", "ExecMainStart")
+        if rest > LATEST:
+            places = [("board.service", "RestartSec"), *RESTART]
+            raise Mismatch("a new first process within 10 s", f"after {int(rest)} s", "", places)
         if not wait_for(site.serves, SOON):
-            raise Mismatch("an answer within 10 s", last_word(site))
+            told, gone = last_word(site), door_goes(site)
+            if site.is_active() and site.nginx_says():
+                told += f", and Nginx says: {site.nginx_says()}"
+            raise Mismatch("an answer within 10 s", told, GOES if gone else "", gone)
+        # What is killed while it starts has no such times.
+        wait_for(site.is_active, SOON)
 
 
 @contextlib.contextmanager
@@ -230,9 +341,15 @@ def trouble(site):
 
 
 def attempts(site, begun):
-    """How often a process of the service has ended since then, by systemd's own messages."""
-    which = [f"MESSAGE_ID={PROCESS_ENDED}", f"UNIT={SERVICE}"]
+    """How often the service has ended since then, by systemd's own messages."""
+    which = [f"MESSAGE_ID={ENDED_BADLY}", f"MESSAGE_ID={ENDED_WELL}", f"UNIT={SERVICE}"]
     return len(site.journal(*which, after=begun).splitlines())
+
+
+def when_it_failed(site):
+    """Where to look when an app that cannot start is not started by Restart= at all."""
+    again = site.show(SERVICE)["Restart"] in ("always", "on-failure")
+    return () if again else RESTART  # whoever knocks starts it then, and at once
 
 
 @points(2)
@@ -247,7 +364,8 @@ def test_no_storm(site):
     with trouble(site) as tried:
         count = tried()
     if count > ATTEMPTS:
-        raise Mismatch(f"about one attempt a second: {TROUBLE} in {TROUBLE} s", "many more")
+        wanted = f"about one attempt a second: {TROUBLE} in {TROUBLE} s"
+        raise Mismatch(wanted, "many more", look_at=when_it_failed(site))
 
 
 @points(2)
@@ -265,7 +383,8 @@ def test_trouble_is_over(site):
         pass
     if not wait_for(site.serves, SOON):
         state = f"{last_word(site)}, {SOCKET} is {site.show(SOCKET)['ActiveState']}"
-        raise Mismatch(f"an answer within 10 s, after {TROUBLE} s of trouble", state)
+        wanted = f"an answer within 10 s, after {TROUBLE} s of trouble"
+        raise Mismatch(wanted, state, look_at=when_it_failed(site))
 
 
 @points(3)
@@ -397,6 +516,23 @@ def test_own_user(site):
             raise Mismatch("a user that nothing else runs as", user)
 
 
+def below(path, folders):
+    """Whether a path is one of these folders, or in one of them."""
+    return any(path == one or path.startswith(f"{one}/") for one in folders)
+
+
+def mounts(site):
+    """Where something is mounted for the app, in what is read-only to it; less its own data."""
+    lines = site.must("cat", f"/proc/{site.main_pid()}/mountinfo").splitlines()
+    paths = [line.split()[4] for line in lines]
+    names = [
+        "board",
+        *(one.partition(":")[0] for one in site.show(SERVICE)["StateDirectory"].split()),
+    ]
+    own = [f"{folder}/{name}" for folder in ("/var/lib", "/var/lib/private") for name in names]
+    return [one for one in paths if below(one, READ_ONLY) and not below(one, own)]
+
+
 @points(2)
 @look_at("board.service", "ReadWritePaths", "ProtectSystem", "[Service]")
 @by_hand("nsenter -t $(systemctl show board -p MainPID --value) -m touch /srv/board/x")
@@ -410,6 +546,9 @@ def test_read_only(site):
       if touch "$one/.course-probe" 2>/dev/null; then echo "$one"; rm -f "$one/.course-probe"; fi
     done"""
     writable = enter(site, script, *READ_ONLY).output.split()
+    # And what was opened below them: each such place is a mount of its own.
+    script = 'for one in "$@"; do if [ -w "$one" ]; then echo "$one"; fi; done'
+    writable += enter(site, script, *mounts(site)).output.split()
     if writable:
         raise Mismatch("all of the system is read-only to it", f"it may write to {writable[0]}")
     with site.visitor() as visitor:
@@ -508,6 +647,13 @@ def requests_begun(site):
     return sum(int(line.split()[0]) for line in text.splitlines() if line[:1].isdigit())
 
 
+def longer_than(span, seconds):
+    """Whether a time as systemd writes it (1min 30s, 500ms, infinity) is longer."""
+    units = {"ms": 0.001, "s": 1, "min": 60}
+    found = re.findall(r"(\d+)([a-z]+)", span)
+    return not found or sum(int(one) * units.get(unit, 3600) for one, unit in found) > seconds
+
+
 @points(2)
 @alone
 @look_at("gunicorn.conf.py", "graceful_timeout")
@@ -527,7 +673,10 @@ def test_finishes(site):
     status = answer.split(b" ", 2)[1:2]
     if status != [b"200"]:
         got = f"status {status[0].decode()}" if status else "the connection was closed"
-        raise Mismatch("status 200, for a request that takes 3 s", got)
+        # When systemd's time was long enough, Gunicorn's was not.
+        own = longer_than(site.show(SERVICE)["TimeoutStopUSec"], LONGEST_PAGE)
+        places = [("gunicorn.conf.py", "graceful_timeout")] if own else ()
+        raise Mismatch("status 200, for a request that takes 3 s", got, look_at=places)
 
 
 @points(2)
@@ -546,6 +695,9 @@ def test_stops(site):
         ended = wait_for(lambda: site.show(SERVICE)["ActiveState"] in ("inactive", "failed"), SOON)
     if not ended:
         raise Mismatch("stopped after 10 s, while a request hangs", "it still runs")
+    took = seconds_between(site, "ActiveExit", "InactiveEnter")
+    if took > LATEST:
+        raise Mismatch("stopped after 10 s, while a request hangs", f"after {int(took)} s")
 
 
 @points(1)
@@ -598,9 +750,23 @@ def test_own_key(site):
         ) from None
 
 
+@contextlib.contextmanager
+def watched(site):
+    """While the block runs somebody reads the list of processes; gives what he has seen."""
+    seen = site.must("mktemp").strip()
+    script = 'runuser -u nobody -- "$1" -I -c "$2" >"$3" 2>/dev/null & echo $!'
+    pid = site.must("sh", "-c", script, "sh", PYTHON, WATCHER, seen).strip()
+    try:
+        wait_for(lambda: site.box.read(seen, 1), SOON)  # he has begun
+        yield lambda: site.must("cat", seen)
+    finally:
+        site.run("kill", pid)
+        site.run("rm", "-f", seen)
+
+
 @points(2)
 @alone
-@look_at("board.service", "environment", "BOARD_SECRET")
+@look_at("board.service", "BOARD_SECRET", "environment")
 @look_at("deploy.sh", ".env", "cat /etc", "cp /etc", "BOARD_SECRET")
 @look_at("board.service", "chmod", "ExecStartPre", "PassEnvironment")
 @by_hand("ls -l /etc/board; systemctl cat board; runuser -u nobody -- cat /etc/board/environment")
@@ -610,7 +776,10 @@ def test_secret(site):
     Every user may read the units, the list of processes and their arguments. So may what breaks
     into another program.
     """
-    site.deploy(site.release("2"), DEPLOY_SECONDS)
+    with watched(site) as seen:
+        site.deploy(site.release("2"), DEPLOY_SECONDS)
+        meanwhile = seen()
+    wanted = "the key is for the app alone"
     places = {
         "the units": f"systemctl cat {SERVICE} {SOCKET}; systemctl show {SERVICE} {SOCKET}",
         "systemd's own environment": "systemctl show-environment",
@@ -619,11 +788,17 @@ def test_secret(site):
     for where, script in places.items():
         said = site.run("runuser", "-u", "nobody", "--", "sh", "-c", f"({script}) 2>/dev/null")
         if site.key in said.output.replace("\0", " "):
-            raise Mismatch("the key is for the app alone", f"user nobody reads it, in {where}")
+            raise Mismatch(wanted, f"user nobody reads it, in {where}")
+    if site.key in meanwhile:
+        got = "user nobody reads it, during a deploy, in the list of processes or in a unit"
+        raise Mismatch(wanted, got, "A program's arguments are for everybody to see.", HANDED)
     script = (
         f'find {FOLDERS} -type f -readable -size -200k -exec grep -lF -- "$1" {{}} + 2>/dev/null'
     )
     files = site.run("runuser", "-u", "nobody", "--", "sh", "-c", script, "sh", site.key).output
     if files.strip():
-        got = f"user nobody reads it, in {files.split()[0]}"
-        raise Mismatch("the key is for the app alone", got)
+        file = files.split()[0]
+        # Where a copy is made its name stands, too.
+        copied = [(one, file) for one in ("deploy.sh", "board.service") if file != ENVIRONMENT]
+        places = [*copied, *checks.check_of(test_secret).look_at] if copied else ()
+        raise Mismatch(wanted, f"user nobody reads it, in {file}", look_at=places)
