@@ -337,7 +337,10 @@ class SystemdSite(LiveSite):
             Mismatch: it does not come to an end.
         """
         self.forgive()
-        limit = ["timeout", "--kill-after=5", f"{seconds:g}"]
+        # As from a terminal: what runs the checks here ignores these signals, and so would all that
+        # the script starts; what it tells to end would not.
+        limit = ["env", "--default-signal=HUP,INT,TERM"]
+        limit += ["timeout", "--kill-after=5", f"{seconds:g}"]
         done = self.run(*limit, "bash", f"{HOME}/deploy.sh", name, seconds=seconds + 30)
         if done.status in (124, 137):
             raise Mismatch(f"deploy.sh {name} ends within {seconds:g} s", "it goes on")
