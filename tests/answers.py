@@ -124,7 +124,10 @@ MASKS = [
     (r"/notices/\d+\?", "/notices/<id>?"),
     (r"\b[0-9a-f]{16,}\b", "<random>"),
     (r", for \d+ of \d+\b", ", for <n> of <m>"),
+    (r'upstream: "http://127\.0\.1\.1[123]', 'upstream: "http://<host>'),
     (r"has answered \d+", "has answered <n>"),
+    (r"ended after \d+ to \d+", "ended after <n> to <m>"),
+    (r"sleeps \d+ minutes", "sleeps <n> minutes"),
     (r"X-Cache: (STALE|UPDATING)", "X-Cache: <an old page>"),  # whether others asked just then
 ]
 

@@ -68,11 +68,17 @@ def words(done):
         for one in lines
         if one.strip("- ") and not one.startswith(USUAL) and not re.search(NGINX_SAYS, one)
     ]
-    details = [one for one in telling if one.startswith("Detail:")]
+    # Where both names fail, always the same one first.
+    details = sorted((one for one in telling if one.startswith("Detail:")), key=about_www)
     others = [one for one in telling if not one.startswith(OF_DETAILS)]
     text = " / ".join([*details[:1], *others[-2:]]) or "nothing"
     text = re.sub(r"(acme-challenge/)[\w-]+", r"\1…", text)
     return f"It said: {re.sub(': dial tcp .*?(?= / |$)', ': nobody is there', text)}"
+
+
+def about_www(line):
+    """Whether a line is about the second name."""
+    return NAMES[1] in line
 
 
 # What certbot says whatever happens.
