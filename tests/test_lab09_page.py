@@ -239,6 +239,7 @@ def test_gunicorns_timeout_does_not_end_a_thread_that_hangs() -> None:
     quick = ("gunicorn.conf.py", "timeout = 10", "timeout = 2")
     with site_with(LAB, quick) as site:
         gunicorn = site.service("gunicorn")
+        assert wait_for(lambda: len(gunicorn.workers()) == 2, 10)  # one answers before the other
         before = gunicorn.workers()
         assert site.get("/hang").status_code == 504  # after four of those seconds
         assert gunicorn.workers() == before
