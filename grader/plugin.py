@@ -20,7 +20,7 @@ import pytest
 
 from grader.card import head_line, remember, render
 from grader.checks import Check, check_of
-from grader.errors import CourseError, GraderError, StartFailed, UsageError
+from grader.errors import CourseError, GraderError, Mismatch, StartFailed, UsageError
 from grader.lab import LABS, SOLUTIONS, Lab, load_lab
 from grader.machine import File
 from grader.progress import keep
@@ -197,6 +197,8 @@ class Run:
             return
         # The session may end, and its boxes with it, while a check is still at it.
         with contextlib.suppress(GraderError, OSError, ValueError):
+            if isinstance(self.error, Mismatch):
+                self.error.note = " ".join(filter(None, [self.error.note, *site.notes()]))
             self.front = site.front
             if self.exchanges:
                 self.log = log_line(site.error_log()[self.log_start :], self.exchanges[-1])
@@ -211,7 +213,9 @@ class Run:
 def log_line(text: str, exchange: Exchange) -> str:
     """The last line of nginx's error log about a request; "" when nothing went wrong with it."""
     asked = f'request: "{exchange.method} {exchange.target} '
-    wanted = [line for line in text.splitlines() if asked in line and LOUD.search(line)]
+    loud = [line for line in text.splitlines() if asked in line and LOUD.search(line)]
+    host = f'host: "{exchange.headers.get("Host", "")}"'
+    wanted = [line for line in loud if host in line] or loud
     return clean(wanted[-1], 600) if wanted else ""
 
 

@@ -479,6 +479,21 @@ class Site:
         with self._lock:
             self.exchanges.append(exchange)
 
+    def notes(self) -> list[str]:
+        """What the card of any failed check says as well."""
+        return []
+
+    def show_on_card(self, target: str, host: str = "") -> None:
+        """Let the card show the last request for a target, of a host if it is given.
+
+        It shows the last of all, and others came later. Where there was none, nothing changes.
+        """
+        for one in reversed(self.exchanges):
+            if one.target == target and host in ("", one.headers.get("Host", ZONE)):
+                self.exchanges.remove(one)
+                self.record(one)
+                return
+
     def usual_source(self, family: int = 4) -> str | None:
         """Where visitors come from unless told; None, the server itself, for a local site."""
         if self.front[0] != ZONE:

@@ -74,6 +74,7 @@ SIGSYS = "status=31/SYS"
 SYSTEMCTL_SECONDS = 40.0
 READY_SECONDS = 5.0  # for a word to systemd, from an app that answers
 SHOWN = 6  # lines of the journal on a card
+LookAt = list[tuple[str, str]]  # files, and texts of the likely line
 
 
 # Containers that live at a time: their apps share this machine's memory and cores.
@@ -244,23 +245,13 @@ class SystemdSite(LiveSite):
         now = "starts and ends, again and again" if again else f"is {active} ({state['Result']})"
         got = f"{SERVICE} {now}, {SOCKET} is "
         got += f"{self.show(SOCKET)['ActiveState']}\n{clean(shown)}"
-        expected, note = "a visitor on port 80 gets the app's answer", ""
-        places = [(SERVICE, "")]
         if active == "activating" and self.serves():
             expected = f"{SERVICE} is active"
             note = "The app answers, and systemd waits for a word that it does not say: see Type=."
-            places = [(SERVICE, "Type=")]
-        elif any(SIGSYS in one for one in told):
-            note = "SIGSYS: it made a system call that SystemCallFilter= does not let it make."
-            places = [(SERVICE, "SystemCallFilter"), (SERVICE, "")]
-        elif "Permission denied" in shut:
-            words = ("SocketMode", "SocketUser", "SocketGroup", "ListenStream")
-            places = [(SOCKET, word) for word in words]
-            note = "Nginx's workers run as www-data: the socket has to let them in."
-        elif "connect()" in shut:
-            places = [("nginx.conf", "server 127"), ("nginx.conf", "server unix"), (SOCKET, "")]
-        elif any("BOARD_" in one for one in told):
-            places = [(SERVICE, "EnvironmentFile"), (SERVICE, "Environment"), (SERVICE, "")]
+            places: LookAt = [(SERVICE, "Type=")]
+        else:
+            expected = "a visitor on port 80 gets the app's answer"
+            note, places = likely_cause(told, shut)
         return StartFailed("board", expected, got.strip(), place, note, places)
 
     def nginx_says(self) -> str:
@@ -268,11 +259,15 @@ class SystemdSite(LiveSite):
         found: list[str] = NGINX_SAYS.findall(self.error_log())
         return clean(found[-1]) if found else ""
 
-    def ignored(self) -> list[str]:
-        """What systemd has not understood in the learner's units, and so has ignored."""
+    def notes(self) -> list[str]:
+        """What systemd has not understood in the learner's units, and so has ignored.
+
+        A setting in the wrong section may be the cause of anything.
+        """
         said = self.lab.learner_names(self.journal("_PID=1", "--grep=ignoring"))
         places = [(UNIT_PLACE.match(one), one) for one in dict.fromkeys(said.splitlines())]
-        return [clean(one) for found, one in places if found and found[1] in self.lab.files]
+        mine = [one for found, one in places if found and found[1] in self.lab.files]
+        return [f"systemd: {clean(one)}" for one in mine]
 
     # --- what checks ask
 
@@ -345,6 +340,27 @@ class SystemdSite(LiveSite):
         if done.status in (124, 137):
             raise Mismatch(f"deploy.sh {name} ends within {seconds:g} s", "it goes on")
         return done
+
+
+def likely_cause(told: Sequence[str], shut: str) -> tuple[str, LookAt]:
+    """What probably keeps the site from its visitors: a note, and where to look.
+
+    Args:
+        told: lines of the journal that tell of trouble.
+        shut: what Nginx says of an app that runs and that it does not reach.
+    """
+    if any(SIGSYS in one for one in told):
+        note = "SIGSYS: it made a system call that SystemCallFilter= does not let it make."
+        return note, [(SERVICE, "SystemCallFilter"), (SERVICE, "")]
+    if "Permission denied" in shut:
+        words = ("SocketMode", "SocketUser", "SocketGroup", "ListenStream")
+        note = "Nginx's workers run as www-data: the socket has to let them in."
+        return note, [(SOCKET, word) for word in words]
+    if "connect()" in shut:
+        return "", [("nginx.conf", "server 127"), ("nginx.conf", "server unix"), (SOCKET, "")]
+    if any("BOARD_" in one for one in told):
+        return "", [(SERVICE, "EnvironmentFile"), (SERVICE, "Environment"), (SERVICE, "")]
+    return "", [(SERVICE, "")]
 
 
 def is_loud(line: str) -> bool:

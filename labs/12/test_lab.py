@@ -1,7 +1,6 @@
 """Lab 12, systemd and zero downtime: the checks. README.md says what each one asks for."""
 
 import contextlib
-import functools
 import hashlib
 import re
 import secrets
@@ -10,9 +9,8 @@ import time
 
 from itsdangerous import BadSignature, TimestampSigner
 
-from grader import checks
 from grader.board import LOGIN, whoami
-from grader.checks import alone, by_hand, look_at, needs
+from grader.checks import alone, by_hand, check_of, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import GraderError, Mismatch
 from grader.machine import File
@@ -89,27 +87,6 @@ while time.monotonic() < end:
             sys.stdout.buffer.flush()
     time.sleep(0.01)
 """
-
-
-def points(number):
-    """As in every lab; and a failed check says what systemd has not understood of the units.
-
-    A setting in the wrong section is ignored, and may be the cause, whatever the check is about.
-    """
-
-    def decorate(function):
-        @functools.wraps(function)
-        def check(site):
-            try:
-                function(site)
-            except Mismatch as error:
-                notes = [error.note, *(f"systemd: {one}" for one in site.ignored())]
-                error.note = " ".join(one for one in notes if one)
-                raise
-
-        return checks.points(number)(check)
-
-    return decorate
 
 
 def last_word(site):
@@ -803,5 +780,5 @@ def test_secret(site):
         file = files.split()[0]
         # Where a copy is made its name stands, too.
         copied = [(one, file) for one in ("deploy.sh", "board.service") if file != ENVIRONMENT]
-        places = [*copied, *checks.check_of(test_secret).look_at] if copied else ()
+        places = [*copied, *check_of(test_secret).look_at] if copied else ()
         raise Mismatch(wanted, f"user nobody reads it, in {file}", look_at=places)
