@@ -179,11 +179,14 @@ def patience_of(site: Site, file: str, commands: dict[str, list[str]]) -> float:
 def shell_words(line: str) -> str:
     """Write a command line of a unit for a shell: systemd's own prefixes and %% taken away.
 
-    systemd puts the unit's variables in the place of ${NAME}: here there are none.
+    systemd puts the unit's variables in the place of ${NAME}: here there are none. $$ is a $.
     """
+
+    def meant(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else ""
+
     words = [one.replace("%%", "%") for one in shlex.split(line.lstrip("-@:+!"))]
-    words = [re.sub(r"\$\$|\$\{\w+\}", lambda it: "$" * (it[0] == "$$"), one) for one in words]
-    return shlex.join(words)
+    return shlex.join(re.sub(r"\$\$|\$\{\w+\}", meant, one) for one in words)
 
 
 def elapses(site: Site, file: str, calendar: str) -> list[datetime.datetime]:
@@ -244,16 +247,14 @@ def cron_schedules(site: Site, file: str) -> list[Schedule]:
 def cron_line(file: str, line: str, shell: str) -> Schedule:
     """Read one job of a table in /etc/cron.d: five fields or a word, a user, a command."""
     at = [(file, line)]
+    count = 1 if line.startswith("@") else len(BOUNDS)
+    parts = line.split(None, count + 1)
+    times = " ".join(parts[:count])
     if line.startswith("@"):
-        word, rest = (*line.split(None, 1), "")[:2]
-        times = SHORT.get(word, "")
-        if not times and word != "@reboot":
-            raise Mismatch("a time that cron understands", word, look_at=at)
-    else:
-        parts = line.split(None, 5)
-        times, rest = " ".join(parts[:5]), parts[5] if len(parts) > 5 else ""
-    user, command = (*rest.split(None, 1), "", "")[:2]
-    if user not in USERS or not command:
+        if times not in (*SHORT, "@reboot"):
+            raise Mismatch("a time that cron understands", times, look_at=at)
+        times = SHORT.get(times, "")
+    if len(parts) < count + 2 or parts[count] not in USERS:
         raise Mismatch(
             "five fields, a user (root), then the command",
             line,
@@ -265,7 +266,7 @@ def cron_line(file: str, line: str, shell: str) -> Schedule:
     except ValueError as error:
         raise Mismatch("times that cron understands", str(error), look_at=at) from None
     # An unescaped % ends the command: what follows goes to its standard input.
-    command, *rest_of_line = re.split(r"(?<!\\)%", command)
+    command, *rest_of_line = re.split(r"(?<!\\)%", parts[-1])
     command = command.replace("\\%", "%").strip()
     return Schedule(file, longest_gap([starts]), 0.0, command, shell, bool(rest_of_line))
 

@@ -494,6 +494,7 @@ def test_healthz_tells_whether_the_database_opens(make_site: Callable[..., Site]
             failed.got,
             failed.place,
             f"In this check, {folder}/ does not exist at first.",
+            failed.look_at,
         ) from None
 
     def refuse_health(why: str) -> None:

@@ -14,7 +14,7 @@ import requests
 from grader.board import whoami
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.errors import Mismatch
-from grader.services import last_lines
+from grader.services import last_lines, python_message
 from grader.site import wait_for
 
 WANTED = ("127.0.0.1:8000", "unix:/run/board/gunicorn.sock")
@@ -184,7 +184,7 @@ def line_for(site, before):
         if "--- Logging error ---" in errors:
             raise Mismatch(
                 "a line that names /slow on standard output",
-                f"none: Python's logging cannot write it\n{last_error(errors)}",
+                f"none: Python's logging cannot write it\n{python_message(errors, set())[0]}",
                 "A format such as %(M)s ends with its letter: another one there, or none, fits no "
                 "value.",
                 (("gunicorn.conf.py", "access_log_format"), ("gunicorn.conf.py", "logconfig")),
@@ -202,12 +202,6 @@ def line_for(site, before):
     if len(lines()) != 1:
         raise Mismatch("one line for one request", "\n".join([f"{len(lines())} lines:", *lines()]))
     return lines()[0]
-
-
-def last_error(said):
-    """The final words of the first traceback in what a program printed."""
-    found = re.search(r"^(\w+(?:Error|Exception).*)$", said, re.MULTILINE)
-    return found[1] if found else ""
 
 
 @points(2)
@@ -300,8 +294,8 @@ def test_frozen_worker(site):
     with site.connect(None) as slow:
         slow.settimeout(15)
         slow.sendall(b"GET /slow?seconds=3 HTTP/1.0\r\nHost: board.example\r\n\r\n")
-        eight = site.together([lambda: site.get("/whoami", timeout=15)] * 8)
-        errors = [str(one.error) for one in eight if one.error]
+        visitors = site.together([lambda: site.get("/whoami", timeout=15)] * 8)
+        errors = [str(one.error) for one in visitors if one.error]
         site.exchanges.clear()
         if errors:
             raise Mismatch(

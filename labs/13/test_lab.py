@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from grader.board import LOGIN, told_by, whoami
+from grader.board import LOGIN, V6, WWW, told_by, whoami
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.commands import run
@@ -23,8 +23,6 @@ HOME = "http://board.example"
 OPERATOR = "127.0.0.1"
 AS_OPERATOR = f"curl -s --interface {OPERATOR}"
 STRANGER = "elsewhere.example"
-WWW = {"host": "www.board.example"}
-V6 = {"family": 6}
 FROM_HERE = {"source": OPERATOR}
 AT_ONCE = 0.15  # seconds after which a line that is not there yet was kept back
 PATIENCE = 4.0  # seconds that a line may take to be in the log; the README says 2
@@ -63,6 +61,11 @@ ROTATE = ("logrotate", "--force", "--state", "/var/lib/board/logrotate", "/etc/l
 # --- the log
 
 
+def next_time():
+    """Wait until the times in the log, which have three digits, are later than all before."""
+    time.sleep(0.005)
+
+
 class Log:
     """The JSON log, from now on.
 
@@ -76,7 +79,7 @@ class Log:
     def __init__(self, site):
         self.site = site
         mark = f"/echo/mark-{secrets.token_hex(8)}".encode()
-        time.sleep(0.005)  # the times in the log have three digits: what came before is older
+        next_time()
         site.get(mark.decode())
         site.exchanges.pop()
 
@@ -275,14 +278,6 @@ def head(target, *headers, method=b"GET"):
     return b"\r\n".join([*lines, *headers, b"", b""])
 
 
-def show(site, target):
-    """Let the card show the request for this target: it was not the last one."""
-    exchange = next((one for one in reversed(site.exchanges) if one.target == target), None)
-    if exchange is not None:
-        site.exchanges.remove(exchange)
-        site.record(exchange)
-
-
 # --- the checks
 
 
@@ -359,7 +354,7 @@ def test_one_line(site):
         if mine is None:
             asked = f"{method} {path}" if method else "NONSENSE, which is no request"
             if path:
-                show(site, path)
+                site.show_on_card(path)
             near = [one for one in told if one[1] == path] if path else []
             quoted = near and near[0][2] == str(status)
             raise Mismatch(
@@ -509,7 +504,7 @@ def test_keys(site):
     for end in PATHS:
         path = f"/echo/{secrets.token_hex(8)}{end}"
         before = len(log.raw())
-        time.sleep(0.005)  # the times in the log have three digits: they are in order
+        next_time()
         site.get(f"{path}?page=2")
         got = log.lines(before + 1)[-1].get("path")
         if got != path:
@@ -560,7 +555,7 @@ def test_times(site):
     def expect(path, key, got, right, wanted):
         if not right:
             for exchange in [one for one in site.exchanges if one.target.startswith(path)][:1]:
-                show(site, exchange.target)
+                site.show_on_card(exchange.target)
             raise Mismatch(
                 f'{path}: "{key}" {wanted}', f"{got:g} s", look_at=[("nginx.conf", f'"{key}"')]
             )
@@ -581,7 +576,7 @@ def test_times(site):
     expect(telephone, "upstream_time", app, total - app > 0.4, "of what the app took, far less")
     of_file = told["/static/style.css"].get("upstream_time")
     if of_file not in NOTHING:
-        show(site, "/static/style.css")
+        site.show_on_card("/static/style.css")
         raise Mismatch('"upstream_time": empty, for a file', json.dumps(of_file))
 
 
@@ -601,13 +596,13 @@ def test_cache_and_upstream(site):
     stamps = []
     for _ in range(2):
         stamps.append(told_by(site.get(target))["stamp"])
-        time.sleep(0.005)  # the times in the log have three digits: they are in order
+        next_time()
     if stamps[0] != stamps[1]:
         raise Mismatch("the second answer from the cache", "another one, from the app")
     site.get("/static/style.css")
     site.get("/static/none.css")
     first, second, *files = log.lines(4)
-    show(site, target)
+    site.show_on_card(target)
     for told, cached, status in ((first, "MISS", "200"), (second, "HIT", "")):
         if told["cache"] != cached:
             raise Mismatch(f'"cache": "{cached}"', f'"cache": {json.dumps(told["cache"])}')
@@ -616,7 +611,7 @@ def test_cache_and_upstream(site):
             raise Mismatch(
                 f'{cached}: "upstream_status" {what}', json.dumps(told["upstream_status"])
             )
-    show(site, "/static/style.css")
+    site.show_on_card("/static/style.css")
     for told in files:
         for key in ("cache", "upstream_status"):
             if told[key] not in NOTHING:
@@ -683,11 +678,11 @@ def test_request_id(site):
     told = [one.get("id") for one in log.lines(len(given))]
     for path, one in given:
         if one not in told:
-            show(site, path)
+            site.show_on_card(path)
             raise Mismatch(f"a line with the id of the answer, {one}", "no line with it")
     twice = next((path for path, one in given if told.count(one) > 1), None)
     if twice:
-        show(site, twice)
+        site.show_on_card(twice)
         raise Mismatch("an id of its own for each request", "the same id twice")
 
 
@@ -995,7 +990,7 @@ def test_app_down(site):
     """
     _, reply, told = outage(site)
     target = reply.request.url.removeprefix(HOME)
-    show(site, target)
+    site.show_on_card(target)
     assert reply.status_code == 502, "the status of a page while the app is down"
     assert told["id"] == header_id(reply), "the id in the line"
     assert told["status"] == 502, "the status in the line"
@@ -1355,7 +1350,7 @@ def test_jq(site):
         slow.result()
     wait_for(lambda: len(log.raw()) >= 9, PATIENCE)
     done = run(site, ["jq", "-c", QUESTION, LOG])
-    show(site, "/slow?seconds=1.2")
+    site.show_on_card("/slow?seconds=1.2")
     if done.status:
         said = re.sub(r" at line \d+.*", "", done.stderr.strip())
         raise Mismatch("jq reads the log to its end", said[:200])
