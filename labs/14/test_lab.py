@@ -6,17 +6,20 @@ say is about `proxy_pass`.
 
 import hashlib
 import re
+import secrets
 import signal
 import time
+from collections import Counter
 from contextlib import ExitStack
+from itertools import product
 
 import requests
 
-from grader.board import LOGIN, plain, told_by, whoami
+from grader.board import ELSEWHERE, LOGIN, V6, WWW, plain, told_by, whoami
 from grader.borrow import checks_of
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.commands import run
-from grader.errors import Mismatch, StartFailed
+from grader.errors import GraderError, Mismatch, StartFailed
 from grader.machine import File
 from grader.site import wait_for
 from grader.uwsgi import ask
@@ -39,11 +42,6 @@ DIFFERENCE = 10  # between the lives of two workers, at least
 
 second, third = checks_of("02"), checks_of("03")
 ask_pid, first_line, serves = second.ask_pid, second.first_line, second.serves
-
-# The other ways in: a server block of its own may know less.
-WWW = {"host": "www.board.example"}
-V6 = {"family": 6, "source": "2001:db8::7"}
-ELSEWHERE = (("nginx.conf", "server_name www"), ("nginx.conf", "listen [::]"))
 
 # For the "by hand" lines: bash, curl and grep are on every machine, ps and pgrep are not.
 URL = "http://board.example"
@@ -274,18 +272,12 @@ def test_spoofed_scheme(site):
     uWSGI believes X-Forwarded-Proto and X-Forwarded-Ssl, whoever sent them. Nginx passes on all
     that it is not told to replace, and links and secure cookies go wrong.
     """
-    for headers, options in ways_in(third.SPOOFED_SCHEMES):
-        reply = site.get("/whoami", headers=headers, **options)
-        told = {} if reply.status_code == 400 else told_by(reply)
+    for options, headers in product(({}, WWW, V6), third.SPOOFED_SCHEMES):
+        told = third.whoami_unless_refused(site, headers, **options)
         if told and told.get("scheme") != "http":
             name = next(iter(headers))
             got = f"scheme {told.get('scheme')}, as {name} says"
             raise Mismatch("scheme http", got, look_at=ELSEWHERE if options else ())
-
-
-def ways_in(lies):
-    """Each of these headers, with the options of a request: by one name, and by all ways in."""
-    return [(one, options) for options in ({}, WWW, V6) for one in lies]
 
 
 @points(1)
@@ -370,9 +362,10 @@ def test_chunked_body(site):
     on, too, and Flask then takes the length for unknown and the body for empty.
     """
     third.test_chunked_body(site)
-    body = b"all the notices of the board " * 2000
+    # So few that they reach an app that does not read them; else Nginx may fail first.
+    body = b"all the notices of the board " * 300
     for options in ({}, WWW, V6):
-        parts = (body[at : at + 7000] for at in range(0, len(body), 7000))
+        parts = (body[at : at + 1000] for at in range(0, len(body), 1000))
         told = told_by(site.post("/upload", data=parts, **options))
         if told.get("sha256") != hashlib.sha256(body).hexdigest():
             raise Mismatch(
@@ -696,10 +689,15 @@ def test_reload(site):
     somebody else's.
     """
     all_answer(site)
-    wait = reload_once(site, 1)
-    # A machine that has much to do can be late for once.
-    if wait > WAIT_SECONDS:
-        wait = min(wait, reload_once(site, 2))
+    wait, lost = reload_once(site, 1)
+    # A machine that has much to do can be late for once. And uWSGI itself has a moment between a
+    # visitor's connection and his request in which HUP ends a worker, and a busy machine makes it
+    # longer. Who is lost because of a setting is lost each time.
+    if wait > WAIT_SECONDS or lost:
+        again, lost_again = reload_once(site, 2)
+        wait, lost = min(wait, again), lost and lost_again
+    if lost:
+        raise Mismatch("an answer to every request", lost)
     if wait > WAIT_SECONDS:
         raise Mismatch(
             f"nobody waits longer than {WAIT_SECONDS} s",
@@ -718,7 +716,12 @@ def new_instance(site, before):
 
 
 def reload_once(site, number):
-    """Bring a new version online under load; the longest time that a visitor waited, in seconds."""
+    """Bring a new version online under load.
+
+    Returns:
+        The longest time that a visitor waited, in seconds; and what those heard who got no answer,
+        "" when all did.
+    """
     uwsgi = site.service("uwsgi")
     before = set(workers(site))
     old = (site.submitted("wsgi.py") or b"").decode("utf-8", "replace")
@@ -753,10 +756,6 @@ def reload_once(site, number):
         )
     if " 200" not in answer:
         raise Mismatch(f"the {SLOW_PAGE}-second request in flight gets its answer", answer)
-    lost = [one for one in results if one.error or one.value != 200]
-    if lost:
-        what = str(lost[0].error or f"status {lost[0].value}")
-        raise Mismatch("an answer to every request", f"{what}, for {len(lost)} of {len(results)}")
     if new != version:
         raise Mismatch(
             "the new workers run the new version",
@@ -764,7 +763,10 @@ def reload_once(site, number):
             "The master has imported the app, and its workers are copies of it.",
             (("uwsgi.ini", "lazy-apps"), ("uwsgi.ini", "touch-")),
         )
-    return max(one.seconds for one in results)
+    lost = [one for one in results if one.error or one.value != 200]
+    heard = str(lost[0].error or f"status {lost[0].value}") if lost else ""
+    told = f"{heard}, for {len(lost)} of {len(results)}" if lost else ""
+    return max(one.seconds for one in results), told
 
 
 @points(3)
@@ -803,12 +805,13 @@ def test_workers_are_renewed(site):
     """
     uwsgi = site.service("uwsgi")
     first, *others = workers(site)
-    lives = [life(site, first, others)]
+    answered = Counter()  # requests, by worker
+    lives = [life(site, first, others, answered)]
     # The one that has taken its place, and all others but one, wait.
     for second in others[:1]:
         wait_for(lambda: set(uwsgi.workers()) - {first, *others}, 10)
         uwsgi.signal(signal.SIGCONT, [second])
-        lives.append(life(site, second, set(uwsgi.workers()) - {second}))
+        lives.append(life(site, second, set(uwsgi.workers()) - {second}, answered))
     if len(lives) > 1 and abs(lives[0] - lives[1]) < DIFFERENCE:
         raise Mismatch(
             f"two workers whose lives differ by {DIFFERENCE} requests or more",
@@ -827,14 +830,17 @@ def too_long(text):
     return ""
 
 
-def leave_alone(site, worker, others):
-    """Freeze all workers but one; how many requests that one has answered until it was alone.
+def leave_alone(site, worker, others, answered):
+    """Freeze all workers but one; count who answers until that one is alone.
 
     With `thunder-lock` one worker of all waits for the next visitor, and holds a lock meanwhile.
-    When it is a frozen one, nobody serves: they go on for one request, and it is another one.
+    When it is a frozen one, nobody serves: they go on for some requests, and it is another one.
+    Not always for the same number: they may take turns.
+
+    Raises:
+        GraderError: it was always another one.
     """
     uwsgi = site.service("uwsgi")
-    count = 0
     for _ in range(60):
         uwsgi.freeze(others)
         with site.connect(None) as visitor:
@@ -849,25 +855,28 @@ def leave_alone(site, worker, others):
             answer = begin
             while more := visitor.recv(65536):
                 answer += more
-        count += re.search(rb'"pid": *%d\b' % worker, answer) is not None
+        found = re.search(rb'"pid": *(\d+)', answer)
+        answered[found and int(found[1])] += 1
         if begin:
-            break
-    return count
+            return
+        answered.update(ask_pid(site) for _ in range(secrets.randbelow(4)))
+    raise GraderError("among its workers frozen ones hold the door, one after the other")
 
 
-def life(site, worker, others):
+def life(site, worker, others, answered):
     """Let one worker alone serve until it ends; how many requests it answered."""
     uwsgi = site.service("uwsgi")
-    count = leave_alone(site, worker, others)
+    leave_alone(site, worker, others, answered)
     while worker in uwsgi.workers():
         for _ in range(20):
-            if ask_pid(site) != worker:
-                return count
-            count += 1
-        if count > MOST_REQUESTS:
+            who = ask_pid(site)
+            answered[who] += 1
+            if who != worker:
+                return answered[worker]
+        if answered[worker] > MOST_REQUESTS:
             raise Mismatch(
                 f"a new worker after at most {MOST_REQUESTS} requests",
-                f"one worker has answered {count}, and goes on",
+                f"one worker has answered {answered[worker]}, and goes on",
                 too_long(site.submitted("uwsgi.ini") or b""),
             )
-    return count
+    return answered[worker]
