@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import Mismatch
+from grader.sandbox import ZONE
 from grader.site import VISITOR
 
 if TYPE_CHECKING:
@@ -25,6 +27,16 @@ BEHIND = {
     502: ("proxy_pass https", "    server ", "proxy_pass", "uwsgi_pass"),
     504: ("proxy_read_timeout", "proxy_connect_timeout", "    server ", "proxy_pass", "uwsgi_pass"),
 }
+# Other ways in than board.example over IPv4, as options of a request, and the lines that make them:
+# a server block of its own may lack any line.
+WWW = {"host": "www.board.example"}
+V6 = {"family": 6}
+ELSEWHERE = (("nginx.conf", "server_name www"), ("nginx.conf", "listen [::]"))
+# Headers for a visitor's address, as proxies and CDNs name it.
+ADDRESS_HEADERS = (
+    *("X-Forwarded-For", "X-Real-IP", "Forwarded"),
+    *("CF-Connecting-IP", "True-Client-IP", "X-Client-IP"),
+)
 SLASH = "Nginx redirects to a location that ends with a slash and hands on. Say `= /account`."
 LOGIN = {"name": "ada", "password": "pin-the-notice"}  # of one of the users that the board has
 
@@ -61,6 +73,30 @@ def told_by(reply: requests.Response) -> dict[str, Any]:
         raise Mismatch("the app's JSON", f"something else: {reply.text[:60]!r}") from None
 
 
+def claims_of(address: str) -> list[dict[str, str]]:
+    """Headers by which a visitor may claim to be somebody else, one for each request."""
+    return [
+        {name: f"for={address}" if name == "Forwarded" else address} for name in ADDRESS_HEADERS
+    ]
+
+
+@cache
+def doors(site: Site, port: int = 80) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two ways in that have nothing in common, so that a server block apart is behind one of them.
+
+    The second is by IPv6 where the site listens on it, which is another check's matter.
+
+    Args:
+        site: the site.
+        port: where the second one leads to.
+
+    Returns:
+        The options of a request, for each.
+    """
+    family = 6 if site.port_owner(port, 6) == "nginx" else 4
+    return {"host": ZONE, "family": 4}, {**WWW, "family": family}
+
+
 def whoami(site: Site, **options: Any) -> dict[str, Any]:
     """What the app knows about a visitor and itself; what it leaves out is empty.
 
@@ -95,16 +131,8 @@ def check_visitor_is_known(visitor: Visitor, home: str) -> None:
     """
     for headers in ({}, {"X-Forwarded-For": "6.6.6.6"}):
         page = visitor.get("/account", headers=headers)
-        if page.status_code not in (200, 400):
-            status = page.status_code
-            places = ("/account", *BEHIND.get(status, ()))
-            raise Mismatch(
-                "status 200 for /account, after the login",
-                f"status {status}",
-                SLASH if status == 301 else "",
-                [("nginx.conf", text) for text in places],
-            )
         if page.status_code != 400:  # to refuse a request that lies is right too
+            check_account_is_there(page)
             found = re.search(r'id="from">([^<]*)<.*id="here">([^<]*)<', page.text)
             client, here = (found[1], found[2]) if found else ("", "")
             tell("/account", "client", VISITOR, plain(client))
@@ -113,6 +141,21 @@ def check_visitor_is_known(visitor: Visitor, home: str) -> None:
         if events.status_code != 400:
             found = re.match(r": for (.*)", events.text)
             tell("/stream", "client", VISITOR, plain(found[1] if found else ""))
+
+
+def check_account_is_there(page: requests.Response) -> None:
+    """Fail when /account, asked for after the login, is not the page.
+
+    Raises:
+        Mismatch: it has another status than 200.
+    """
+    if page.status_code != 200:
+        raise Mismatch(
+            "status 200 for /account, after the login",
+            f"status {page.status_code}",
+            SLASH if page.status_code == 301 else "",
+            [("nginx.conf", "/account"), *behind(page)],
+        )
 
 
 def tell(path: str, what: str, wanted: str, got: str) -> None:

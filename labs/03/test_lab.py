@@ -9,10 +9,9 @@ from urllib.parse import urljoin
 
 import requests
 
-from grader.board import plain, told_by, whoami
+from grader.board import doors, plain, told_by, whoami
 from grader.checks import by_hand, look_at, needs, points
 from grader.errors import Mismatch, NotLive
-from grader.site import VISITOR, VISITOR_V6
 
 SLOW_CLIENTS = 50
 NORMAL_VISITORS = 25
@@ -23,15 +22,6 @@ BY_HAND = (
     "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
     "printf '%s' >&$slow; done; curl -m 10 -i http://board.example/whoami"
 )
-
-
-def doors(site):
-    """Two ways in that have nothing in common, so that a server block apart is behind one of them.
-
-    The second is by IPv6 where the site listens on it, which is another check's matter.
-    """
-    family = 6 if site.port_owner(80, 6) == "nginx" else 4
-    return [{"host": NAMES[0], "family": 4}, {"host": NAMES[1], "family": family}]
 
 
 def whoami_unless_refused(site, headers, **door):
@@ -202,7 +192,7 @@ def test_spoofed_address(site):
     somebody else banned.
     """
     for door, headers in product(doors(site), SPOOFED_ADDRESSES):
-        visitor = VISITOR if door["family"] == 4 else VISITOR_V6
+        visitor = site.usual_source(door["family"])
         told = whoami_unless_refused(site, headers, **door)
         client = plain(told.get("client")) if told else visitor
         if client != visitor:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from grader.board import V6, WWW
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.errors import Mismatch
@@ -32,11 +33,7 @@ MEMORY_MIB = 60  # three MiB for each; a few KiB are enough
 REFUSED = (403, 404)
 # Each can have a server block of its own, for which nothing holds that stands in another. So what
 # the usual way refuses is asked for by these as well, a little of it.
-OTHER_DOORS = (
-    {"host": "www.board.example"},
-    {"family": 6},
-    {"host": "www.board.example", "family": 6},
-)
+OTHER_DOORS = (WWW, V6, {**WWW, **V6})
 PLAIN = {"Accept-Encoding": "identity"}  # compression is the next lab's
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import ssl
 from contextlib import contextmanager
+from functools import cache
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
@@ -16,7 +17,6 @@ from grader.client import RecordedTLSSocket
 from grader.errors import Mismatch
 from grader.machine import File
 from grader.sandbox import APP
-from grader.site import VISITOR, VISITOR_V6
 
 STATIC = APP / "static"
 NAMES = ("board.example", "www.board.example")
@@ -108,6 +108,7 @@ def served_over_tls(site, name, family=4):
     return True
 
 
+@cache
 def doors(site):
     """The names and the versions of IP by which there is TLS. The first is what all else stands on.
 
@@ -132,7 +133,7 @@ def at_door(name, family, over_ipv6, *words):
     except Mismatch as error:
         if (name, family) == ("board.example", 4):
             raise
-        of_name = ["server_name www"] if name != "board.example" else []
+        of_name = [f"server_name {name.partition('.')[0]}"] if name != "board.example" else []
         places = [("nginx.conf", one) for one in (*of_name, *(over_ipv6 if family == 6 else ()))]
         differs = f"{name} has a server block of its own"
         if family == 6:
@@ -146,6 +147,7 @@ def at_door(name, family, over_ipv6, *words):
         ) from None
 
 
+@cache
 def families(site):
     """The versions of IP over which port 80 is open; that both should be is one check's matter."""
     try:
@@ -781,7 +783,7 @@ def test_visitor_over_tls(site):
         if name != "board.example" and reply.status_code in FOR_GOOD:
             assert location(reply) == "https://board.example/whoami"
             continue
-        who = VISITOR if family == 4 else VISITOR_V6
+        who = site.usual_source(family)
         for headers in ({}, {"X-Forwarded-For": "6.6.6.6"}):
             reply = https(site, "/whoami", host=name, family=family, headers=headers)
             if headers and reply.status_code == 400:

@@ -26,7 +26,7 @@ from grader.hosts import (
     silent,
     thaw,
 )
-from grader.site import VISITOR, VISITOR_V6, wait_for
+from grader.site import wait_for
 
 HOSTS = ("app1", "app2", "app3")
 NAMES = ("board.example", "www.board.example")
@@ -270,7 +270,7 @@ def test_visitor_is_known(site):
         if headers and reply.status_code == 400:
             continue  # to refuse a request that lies is right too
         told = told_by(reply)
-        assert told["client"] == (VISITOR if family == 4 else VISITOR_V6)
+        assert told["client"] == site.usual_source(family)
         assert told["url"] == f"http://{host}/whoami"
     with site.visitor() as visitor:
         visitor.post("/login", data=LOGIN)
@@ -599,9 +599,9 @@ def test_post_runs_once(site):
     # Each host runs what had waited before this.
     site.together([partial(directly, site, name, "/slow?seconds=0.3") for name in HOSTS])
     for title, host in (("hung", NAMES[0]), ("hung by www", NAMES[1])):
-        show(site, "/api/notices", host)
+        site.show_on_card("/api/notices", host)
         check_once(site, title, "The hosts hung, got the POST, and went on later.")
-    show(site, "/login", NAMES[0])
+    site.show_on_card("/login", NAMES[0])
     wait_until(lambda: reached(site, "/login") > before, "no host ran the POST to /login")
     times = reached(site, "/login") - before
     if times != 1:
@@ -614,14 +614,6 @@ def test_post_runs_once(site):
             site.service(name).kill()
         result()
     check_once(site, "dead", "The hosts died when the notice was pinned, before they answered.")
-
-
-def show(site, path, host):
-    """Let the card show this request, of those that came together."""
-    asked = [one for one in site.exchanges if one.target == path]
-    exchange = next(one for one in asked[::-1] if one.headers.get("Host", NAMES[0]) == host)
-    site.exchanges.remove(exchange)
-    site.record(exchange)
 
 
 def tried(site, path, **options):

@@ -580,16 +580,8 @@ def test_tls(make_site):
     over_both(site, "versions", "http2", "resumption")
     ask_again(site, "06", "ciphers", make_site=lambda **_: site)
     six = checks_of("06")
-    for kind, suites in six.WEAK.items():
-        agreed = six.offer(site, (3, 3), suites, name=DOCS)
-        if agreed:
-            raise Mismatch(
-                f"{kind} is refused, for {DOCS} too",
-                f"the server agrees to {six.name_of(agreed[1])}",
-                "Each server block has ciphers of its own; where there are none, Nginx's "
-                "HIGH:!aNULL:!MD5 holds, which has static RSA.",
-                places("server_name docs", "docs.board.example"),
-            )
+    with six.at_door(DOCS, 4, (), DOCS):
+        six.check_ciphers(site, DOCS, 4)
 
 
 # --- bad days: each has a box of its own
