@@ -9,6 +9,7 @@ import re
 import shlex
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,6 +37,13 @@ LAST_NAME = re.compile(
     r"""(?:\[["']([\w-]+)["']\]|\.get\(["']([\w-]+)["'](?:, .*)?\)|\.?(\w+)(?:\(\))?)$"""
 )
 MOST_SHOWN = 200  # bytes of a body that a command line may hold
+# What pages make of quotes, hyphens and spaces, and what a program wants there.
+FOREIGN = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b", "'"),
+    **dict.fromkeys("\u2010\u2011\u2013\u2014\u2212", "-"),
+    **dict.fromkeys("\u00a0\u2007\u202f", "a space"),
+}
 SIGNS = {"passed": "✓", "failed": "✗", "blocked": "-", "inconclusive": "?"}
 
 
@@ -143,7 +151,19 @@ def line_of(place: Place, files: list[File], lab: Lab) -> str:
     path = lab.files.get(place.file)
     data = next((one.data for one in files if one.path == path), b"")
     lines = data.decode("utf-8", "replace").splitlines()
-    return clean(lines[place.line - 1].strip(), 200) if 0 < place.line <= len(lines) else ""
+    return lines[place.line - 1].strip(" \t") if 0 < place.line <= len(lines) else ""
+
+
+def foreign_character(line: str) -> str:
+    """A note about what a page, or a word processor, puts in the place of a quote or a hyphen.
+
+    To a program it is a letter like any other. In a comment it does no harm.
+    """
+    found = next((one for one in line.split("#")[0] if one in FOREIGN), "")
+    if not found:
+        return ""
+    name = f"{unicodedata.name(found).lower()} (U+{ord(found):04X})"
+    return f"The {name} in this line is for pages; a program wants {FOREIGN[found]} there."
 
 
 def unusual(exchange: Exchange) -> dict[str, str]:
@@ -284,17 +304,18 @@ def render(
         answer = exchange.status_line()
         if answer and answer not in seen.got:
             lines += row("answer", clean(answer, 300))
-    if seen.note:
-        lines += row("note", clean(seen.note))
+    place = seen.place or likely_place(seen.look_at or check.look_at, files or [], lab)
+    text = line_of(place, files or [], lab) if place else ""
+    note = " ".join(one for one in (seen.note, foreign_character(text)) if one)
+    if note:
+        lines += row("note", clean(note))
     if check.why and started:
         lines += row("why", check.why)
     if log:
         lines += row("log", log)
-    place = seen.place or likely_place(seen.look_at or check.look_at, files or [], lab)
     if place:
         where = f"{place.file}:{place.line}" if place.line else place.file
-        text = line_of(place, files or [], lab)
-        lines += row("look at", f"{where}   {text}".rstrip())
+        lines += row("look at", f"{where}   {clean(text, 200)}".rstrip())
     lines += row("hint", f"{COURSE} hint {lab.number} {check.name}")
     if started:
         command = check.by_hand or (curl(exchange, front) if exchange and front else "")
