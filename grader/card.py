@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from grader.blocks import other_blocks
 from grader.checks import Check
 from grader.errors import GraderError, Mismatch, NotLive, Place, StartFailed
 from grader.lab import Lab
@@ -44,6 +45,7 @@ FOREIGN = {
     **dict.fromkeys("\u2010\u2011\u2013\u2014\u2212", "-"),
     **dict.fromkeys("\u00a0\u2007\u202f", "a space"),
 }
+NGINX = "nginx.conf"  # the learner's name of Nginx's file
 SIGNS = {"passed": "✓", "failed": "✗", "blocked": "-", "inconclusive": "?"}
 
 
@@ -131,19 +133,39 @@ def what_was_asserted(trace: TracebackType | None) -> str:
     return ""
 
 
-def likely_place(look_at: Sequence[tuple[str, str]], files: list[File], lab: Lab) -> Place | None:
-    """Find the likely line in the learner's files; a guess, only for the card."""
+def likely_place(
+    look_at: Sequence[tuple[str, str]],
+    files: list[File],
+    lab: Lab,
+    exchange: Exchange | None = None,
+) -> Place | None:
+    """Find the likely line in the learner's files; a guess, only for the card.
+
+    Of Nginx's `server` blocks it is the one that the request met, if there is such a line in it.
+    """
     paths = {path: name for name, path in lab.files.items()}
     texts = {
         paths[one.path]: one.data.decode("utf-8", "replace") for one in files if one.path in paths
     }
+    elsewhere = not_met(texts.get(NGINX, ""), exchange) if exchange else set()
+    found = []
     for file, wanted in look_at:
         # "timeout" is not in graceful_timeout; "proxy_buffer" is in proxy_buffers.
         pattern = re.compile((r"(?<!\w)" if wanted[:1].isalnum() else "") + re.escape(wanted))
         for number, line in enumerate(texts.get(file, "").splitlines(), 1):
             if wanted and pattern.search(line.split("#")[0]):
-                return Place(file, number)
-    return Place(look_at[0][0]) if look_at else None
+                found.append(Place(file, number))
+    likely = [one for one in found if one.file != NGINX or one.line not in elsewhere]
+    return next(iter([*likely, *found, *(Place(file) for file, _ in look_at)]), None)
+
+
+def not_met(text: str, exchange: Exchange) -> set[int]:
+    """The lines of the `server` blocks that a request did not meet."""
+    host = exchange.headers.get("Host", ZONE).partition(":")[0]
+    port = 443 if exchange.url.startswith("https:") else 80
+    with contextlib.suppress(Exception):  # what it cannot read, Nginx reads in a way of its own
+        return other_blocks(text, host, port, 6 if ":" in exchange.source else 4)
+    return set()
 
 
 def line_of(place: Place, files: list[File], lab: Lab) -> str:
@@ -304,7 +326,7 @@ def render(
         answer = exchange.status_line()
         if answer and answer not in seen.got:
             lines += row("answer", clean(answer, 300))
-    place = seen.place or likely_place(seen.look_at or check.look_at, files or [], lab)
+    place = seen.place or likely_place(seen.look_at or check.look_at, files or [], lab, exchange)
     text = line_of(place, files or [], lab) if place else ""
     note = " ".join(one for one in (seen.note, foreign_character(text)) if one)
     if note:
