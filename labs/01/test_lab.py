@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import ipaddress
 import pkgutil
 import re
 import secrets
 import signal
+import zlib
 from collections.abc import Callable
 from html import unescape
 
@@ -14,6 +17,7 @@ import requests
 
 from grader.board import LOGIN
 from grader.checks import alone, by_hand, look_at, needs, points
+from grader.commands import run
 from grader.errors import Mismatch, StartFailed
 from grader.machine import File
 from grader.services import START_SECONDS, ending, last_lines
@@ -32,8 +36,17 @@ DEBUGGER_SCRIPT = pkgutil.get_data("werkzeug.debug", "shared/debugger.js")
 SECRETS = (
     *("Traceback", "RuntimeError", "did what it says"),
     *("DatabaseError", "not a database", r"board\.db", r"\w\.py\b"),
+    *(r"\bline \d", r"\bcrash\("),
 )
+# Whether any part of the site that the import makes is Werkzeug's debugger, at whatever path.
+FIND_DEBUGGER = """
+import gc, wsgi
+from werkzeug.debug import DebuggedApplication
+found = [one for one in gc.get_objects() if issubclass(type(one), DebuggedApplication)]
+raise SystemExit(3 if found else 0)
+"""
 STARTERS_KEY = "change-me-later"
+KNOWN_KEYS = ("", "dev", "secret")  # Flask's tutorial has the second one
 DEFAULT_DATABASE = "/var/lib/board/board.db"
 
 SLOW_VISITORS, SLOW_SECONDS, SLOW_LIMIT = 8, 0.25, 1.0
@@ -146,7 +159,8 @@ def is_signed_in(site: Site, session: dict[str, str]) -> bool:
 def refuse_secrets(reply: requests.Response, note: str = "") -> None:
     """Fail when a reply tells something about the code."""
     headers = [f"{name}: {value}" for name, value in reply.headers.items()]
-    text = "\n".join([*headers, unescape(reply.text)])
+    inside = [content_of(one.value or "") for one in reply.cookies]
+    text = "\n".join([*headers, *inside, unescape(reply.text)])
     found = next(filter(None, (re.search(f".*(?:{one}).*", text) for one in SECRETS)), None)
     if found:
         without_tags = " ".join(re.sub(r"<[^>]*>", " ", found[0]).split())
@@ -154,6 +168,15 @@ def refuse_secrets(reply: requests.Response, note: str = "") -> None:
         raise Mismatch(
             "a reply that tells nothing about the code", f"a reply that says: {shown[:120]}", note
         )
+
+
+def content_of(cookie: str) -> str:
+    """What anybody can read in a session, which is signed, and not encrypted; else ""."""
+    payload = cookie.removeprefix(".").partition(".")[0]
+    with contextlib.suppress(ValueError, zlib.error):
+        data = base64.urlsafe_b64decode(payload + "==="[: -len(payload) % 4])
+        return (zlib.decompress(data) if cookie.startswith(".") else data).decode()
+    return ""
 
 
 def forged(session: dict[str, str], key: str, other: str) -> dict[str, str]:
@@ -165,12 +188,13 @@ def forged(session: dict[str, str], key: str, other: str) -> dict[str, str]:
     name, _, value = session["Cookie"].partition("=")
     app, signer = Flask("forger"), SecureCookieSessionInterface().get_signing_serializer
     app.secret_key = key
+    serializer = signer(app)
     try:
-        content = signer(app).loads(value)
+        content = serializer.loads(value)
     except BadData:  # sessions of another kind
         return {}
-    app.secret_key = other
-    return {"Cookie": f"{name}={signer(app).dumps(content)}"}
+    serializer.secret_keys = [other.encode()]  # Flask would refuse an empty one
+    return {"Cookie": f"{name}={serializer.dumps(content)}"}
 
 
 # --- the checks
@@ -295,13 +319,17 @@ def test_crash_tells_visitors_nothing(site: Site) -> None:
     if reply.status_code != 500:
         note = "Browsers, caches and monitoring know a failure by its status alone."
         raise Mismatch("status 500", f"status {reply.status_code}", note)
-    refuse_secrets(get(site, "/crash?debug=1", headers={"Accept": "application/json"}))
+    as_program = {"Accept": "application/json"}
+    refuse_secrets(get(site, "/crash?debug=1", headers=as_program))
+    session = sign_in(site)
+    refuse_secrets(get(site, "/crash", headers=session), "This visitor had logged in.")
     database = site.service("flask").env["BOARD_DATABASE"]
     site.box.write(File(database, b"These bytes are not a database.\n" * 64))
     damaged = "This was after the database file was damaged."
     for path in ("/", "/api/notices"):
-        reply = get(site, path)
-        refuse_secrets(reply, damaged)
+        for headers in (session, as_program, {}):
+            reply = get(site, path, headers=headers)
+            refuse_secrets(reply, damaged)
         if reply.status_code < 500:
             raise Mismatch(f"status 500 for {path}", f"status {reply.status_code}", damaged)
 
@@ -321,6 +349,11 @@ def test_no_debugger(site: Site) -> None:
     console = get(site, "/console")
     if "__debugger__" in console.text or "Interactive Console" in console.text:
         raise Mismatch("no console at any path", "Werkzeug's console, which runs Python code")
+    env = site.service("flask").env
+    if run(site, ["python", "-c", FIND_DEBUGGER], env=env, seconds=IMPORT_SECONDS).status == 3:
+        raise Mismatch(
+            "no debugger at any path", "wsgi.py makes one: a DebuggedApplication of Werkzeug's"
+        )
 
 
 @alone
@@ -343,7 +376,7 @@ def test_secret_key_comes_from_the_environment(site: Site) -> None:
         raise Mismatch(
             "status 200 for a visitor who has just logged in", "status 303 to the log-in form"
         )
-    restart(site, BOARD_SECRET_KEY=secrets.token_hex(24))
+    restart(site, BOARD_SECRET_KEY=key[:-1] + ("b" if key[-1] == "a" else "a"))
     if is_signed_in(site, session):
         raise Mismatch(
             "a restart with another BOARD_SECRET_KEY ends the session",
@@ -357,13 +390,17 @@ def test_secret_key_comes_from_the_environment(site: Site) -> None:
             "the session is lost",
             "A key made anew at each start logs everybody out, and two workers never agree.",
         )
-    if is_signed_in(site, forged(session, key, STARTERS_KEY)):
-        raise Mismatch(
-            "BOARD_SECRET_KEY alone opens a session",
-            f"one that is signed with {STARTERS_KEY!r} counts too",
-            "That key was in the code: it is known for good, also as a fallback.",
-            [("wsgi.py", STARTERS_KEY), ("wsgi.py", "SECRET_KEY_FALLBACKS"), ("wsgi.py", "KEY")],
-        )
+    for other in (STARTERS_KEY, *KNOWN_KEYS):
+        if is_signed_in(site, forged(session, key, other)):
+            words = (other, "SECRET_KEY_FALLBACKS", "KEY")
+            raise Mismatch(
+                "BOARD_SECRET_KEY alone opens a session",
+                f"one that is signed with {other!r} counts too",
+                "That key was in the code: it is known for good, also as a fallback."
+                if other == STARTERS_KEY
+                else "Everybody knows or guesses that key, also as a fallback.",
+                [("wsgi.py", word) for word in words],
+            )
 
 
 @alone
@@ -446,7 +483,7 @@ def test_database_comes_from_the_environment(make_site: Callable[..., Site]) -> 
     The server has its disk and its backups, your laptop has others. The same code runs on both
     when the path is not in it.
     """
-    first, second = "/var/lib/board/first.db", "/home/board/second.db"
+    first, second = "/var/lib/board/first.db", "/home/board/second.sqlite3"
     site = make_site(env={"BOARD_DATABASE": first})
 
     def pin_in(path: str, when: str) -> str:
@@ -463,6 +500,7 @@ def test_database_comes_from_the_environment(make_site: Callable[..., Site]) -> 
     restart(site, BOARD_DATABASE=second)
     if shows(site, title):
         raise Mismatch(f"with BOARD_DATABASE={second}, a new board", f"the notices of {first}")
+    pin_in(second, f"with BOARD_DATABASE={second}")
     site.service("flask").env.pop("BOARD_DATABASE")
     try:
         restart(site)
@@ -508,7 +546,10 @@ def test_healthz_tells_whether_the_database_opens(make_site: Callable[..., Site]
     site.box.write(File(f"{folder}/.keep", b""))
     if not wait_for(lambda: get(site, "/healthz").status_code == 200, 5):
         raise Mismatch("status 200 once the database can be opened", "another status, for 5 s")
-    # In the place of the next one stands a folder.
+    # It goes while the board runs, and a folder is in its place.
+    run(site, ["sh", "-c", f"rm -f {path}*; mkdir {path}"])
+    refuse_health(f"{path} has become a folder")
+    # In the place of the next one stands a folder from the start.
     path = f"{folder}/other.db"
     site.box.write(File(f"{path}/.keep", b""))
     restart(site, BOARD_DATABASE=path)
