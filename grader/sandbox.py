@@ -52,6 +52,8 @@ MOST_DESCRIPTORS = 200  # in one message; the kernel's own limit is 253
 MANY_SOCKETS = 8192  # that the grader may hold; often 1024 is the default
 AHEAD = 16  # sockets that are asked for at once: a new one is as good as another
 TMPFS = {"/etc": 16, "/run": 32, "/srv": 96, "/var": 512, "/home": 16, "/tmp": 64, "/dev/shm": 64}
+# Visitors from networks that a server in a company, or a container, may take for its own.
+PRIVATE = ("10.7.7.7", "172.17.0.7", "192.168.7.7")
 FOR_ALL = ("/tmp", "/dev/shm")  # mode 1777
 
 FOLDERS = [
@@ -182,10 +184,11 @@ def etc_files() -> list[File]:
 
 
 def addresses() -> list[str]:
-    """Lines for `ip -batch`: the visitors' nets and the server's own addresses, all on lo."""
+    """Lines for `ip -batch`: the visitors' addresses and the server's own ones, all on lo."""
     return [
         "link set lo up",
         "route add local 203.0.113.0/24 dev lo",
+        *(f"route add local {one}/32 dev lo" for one in PRIVATE),
         f"addr add {SERVER_V4}/32 dev lo",
         "route add local 2001:db8::/32 dev lo",
         f"addr add {SERVER_V6}/128 dev lo nodad",
@@ -214,6 +217,7 @@ def bwrap_arguments() -> list[str]:
     for path, size in TMPFS.items():
         mode = "1777" if path in FOR_ALL else "0755"
         made += ["--perms", mode, "--size", str(size * MIB), "--tmpfs", path]
+    made += ["--symlink", "/run", "/var/run"]
     # bubblewrap makes missing parents private to root; the services must pass through.
     made += ["--perms", "0755", "--dir", "/etc/ssl"]
     for path in (

@@ -139,8 +139,9 @@ class Service:
         return [one for one in self.site.listeners() if self.name in one.services]
 
     def http_listeners(self) -> list[Listener]:
-        """The sockets it listens on, less Gunicorn's private control socket."""
-        return [one for one in self.listeners() if not one.path.endswith(CONTROL_SOCKET)]
+        """The sockets it listens on, less Gunicorn's private control socket, whatever its name."""
+        found = [one for one in self.listeners() if not one.path.endswith(CONTROL_SOCKET)]
+        return [one for one in found if not one.path or self.site.answers(one)]
 
     def log(self, stream: str = "stderr") -> str:
         """What it printed so far on `stdout` or `stderr`, over all its starts."""
@@ -363,7 +364,7 @@ class Site:
             Listener(
                 one["host"] or "",
                 one["port"] or 0,
-                one["path"] or "",
+                (one["path"] or "").replace("/var/run/", "/run/", 1),
                 tuple(one["services"]),
                 tuple(one["pids"]),
             )
