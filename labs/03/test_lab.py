@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 
 import requests
 
-from grader.board import doors, plain, told_by, whoami
+from grader.board import LOGIN, check_visitor_is_known, doors, plain, told_by, whoami
 from grader.checks import by_hand, look_at, needs, points
 from grader.errors import Mismatch, NotLive
 
@@ -17,11 +17,25 @@ SLOW_CLIENTS = 50
 NORMAL_VISITORS = 25
 BIG_KB = 1000  # more than the kernel swallows between the app and a stuck reader
 NAMES = ("board.example", "www.board.example")
+HOME, BROKE = (
+    "What the house should know",
+    "Something broke on our side",
+)  # words of the app's pages
 PATIENCE = 10  # seconds that a visitor waits at most
 BY_HAND = (
     "for i in $(seq 50); do exec {slow}<>/dev/tcp/board.example/80; "
     "printf '%s' >&$slow; done; curl -m 10 -i http://board.example/whoami"
 )
+
+
+def ways(site, cases):
+    """Each case at two doors that have nothing in common; at the other two the cases by turns."""
+    (host, family), (other_host, other_family) = (door.values() for door in doors(site))
+    crossed = ({"host": host, "family": other_family}, {"host": other_host, "family": family})
+    return [
+        *product(doors(site), cases),
+        *((crossed[number % 2], case) for number, case in enumerate(cases)),
+    ]
 
 
 def whoami_unless_refused(site, headers, **door):
@@ -96,6 +110,13 @@ def test_site_answers(site):
             "another answer, made before the app was asked",
             look_at=(("nginx.conf", "return"), ("nginx.conf", "location")),
         )
+    for door in doors(site):
+        page = site.get("/", **door).text
+        if HOME not in page:
+            lines = [("nginx.conf", text) for text in ("try_files", "root", "index", "proxy_pass")]
+            raise Mismatch(
+                f'the app\'s page: "{HOME} …"', f"another page: {page[:60]!r}", "", lines
+            )
 
 
 @points(1)
@@ -141,7 +162,7 @@ def test_host(site):
 
     `proxy_pass` alone sends the upstream's name instead, and every link the app makes is wrong.
     """
-    for door in doors(site):
+    for door, _ in ways(site, ("", "")):
         host, url = door["host"], whoami(site, **door)["url"]
         if url != f"http://{host}/whoami":
             note, lines = inherits_nothing(site, b"Host $") if host not in url else "", ()
@@ -159,9 +180,9 @@ def test_port(site):
 
     The VM forwards port 8080 to 80: links without the port lead nowhere. `$host` leaves it out.
     """
-    for door in doors(site):
-        wanted = f"http://{door['host']}:8080/whoami"
-        told = whoami(site, **{**door, "host": f"{door['host']}:8080"})
+    for door, port in ways(site, (8080, 8181)):
+        wanted = f"http://{door['host']}:{port}/whoami"
+        told = whoami(site, **{**door, "host": f"{door['host']}:{port}"})
         if told["url"] == wanted:
             continue
         note, lines = "", ()
@@ -191,7 +212,7 @@ def test_spoofed_address(site):
     Anyone can send X-Forwarded-For. An app that believes it lets anyone pass a ban, or get
     somebody else banned.
     """
-    for door, headers in product(doors(site), SPOOFED_ADDRESSES):
+    for door, headers in ways(site, SPOOFED_ADDRESSES):
         visitor = site.usual_source(door["family"])
         told = whoami_unless_refused(site, headers, **door)
         client = plain(told.get("client")) if told else visitor
@@ -205,6 +226,10 @@ def test_spoofed_address(site):
                 texts = ("set_real_ip_from", "real_ip_header", "X-Forwarded-For", "proxy_pass")
                 lines = [("nginx.conf", text) for text in texts]
             raise Mismatch(f"client {visitor}", f"client {client}", note, lines)
+    # Pages that often have a location of their own.
+    with site.visitor() as visitor:
+        visitor.post("/login", data=LOGIN)
+        check_visitor_is_known(visitor, "http://board.example")
 
 
 SPOOFED_SCHEMES = (
@@ -226,7 +251,7 @@ def test_spoofed_scheme(site):
     Gunicorn believes X-Forwarded-Proto from 127.0.0.1, and that is where Nginx knocks from. If
     Nginx passes a visitor's own header on, links and secure cookies go wrong.
     """
-    for door, headers in product(doors(site), SPOOFED_SCHEMES):
+    for door, headers in ways(site, SPOOFED_SCHEMES):
         told = whoami_unless_refused(site, headers, **door)
         if told:
             assert told.get("scheme") == "http"
@@ -238,6 +263,7 @@ SPOOFED_HOSTS = (
     {"X-Forwarded-Host": "board.example, evil.test"},
     {"X-Forwarded-Port": "444"},
     {"X-Forwarded-Prefix": "/evil"},
+    {"X-Script-Name": "/evil"},
     {"X-Forwarded-Server": "evil.test", "X-Host": "evil.test", "X-Original-Host": "evil.test"},
     {"Forwarded": "host=evil.test"},
 )
@@ -250,7 +276,7 @@ def test_spoofed_host(site):
 
     A page, a cached page or a password mail with links to evil.test is how accounts are stolen.
     """
-    for door, headers in product(doors(site), SPOOFED_HOSTS):
+    for door, headers in ways(site, SPOOFED_HOSTS):
         told = whoami_unless_refused(site, headers, **door)
         wanted = f"http://{door['host']}/whoami"
         url = told.get("url") if told else wanted
@@ -274,9 +300,10 @@ def test_redirects(site):
     A Location with the upstream's address sends the visitor to a place that only the server sees.
     """
     pages = (("/go?to=/notices/1", "/notices/1"), ("/account", "/login"))
-    for door, (page, target) in product(doors(site), pages):
-        here = f"http://{door['host']}"
-        location = site.get(page, **door).headers.get("Location", "")
+    for (door, (page, target)), port in product(ways(site, pages), ("", ":8080")):
+        host = door["host"] + port
+        here = f"http://{host}"
+        location = site.get(page, **{**door, "host": host}).headers.get("Location", "")
         if urljoin(here + page, location).partition("?")[0] != here + target:
             raise Mismatch(f"Location: {here}{target}", f"Location: {location or '(none)'}")
 
@@ -303,7 +330,7 @@ def test_paths(site):
     With a path behind its address `proxy_pass` sends what Nginx made of the path: decoded, and
     with double slashes merged. The app then sees another path than the visitor sent.
     """
-    for door, target in product(doors(site), TARGETS):
+    for door, target in ways(site, TARGETS):
         told = echo(site, "GET", target, **door)
         arrived = told.get("path", "") + (f"?{told['query']}" if told.get("query") else "")
         if arrived != target:
@@ -326,6 +353,13 @@ def methods_and_bodies(site, **door):
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
         assert echo(site, method, "/echo/m", **door)["method"] == method
     assert site.head("/echo/m", **door).status_code == 200
+    reply = site.request("OPTIONS", "/api/notices", **door)
+    if "POST" not in reply.headers.get("Allow", ""):
+        raise Mismatch(
+            "the app's answer to OPTIONS /api/notices, with Allow",
+            f"status {reply.status_code}, and no such header",
+            look_at=[("nginx.conf", "OPTIONS"), ("nginx.conf", "location /api")],
+        )
     own = {"Cookie": "session=mine", "Authorization": "Basic bWU6bWU=", "Accept-Language": "de"}
     arrived = reached_the_app(whoami(site, headers=own, **door))
     for name, value in own.items():
@@ -387,12 +421,16 @@ def nobody_waits(site, slow_words, kind, receive_buffer=None):
     """
     request = b"GET /whoami HTTP/1.1\r\nHost: board.example\r\nConnection: close\r\n\r\n"
     every = SLOW_CLIENTS // NORMAL_VISITORS
+    families = [door["family"] for door in doors(site)]
     normal = []
     with ExitStack() as opened:
         for n in range(SLOW_CLIENTS):
-            slow = site.connect(f"203.0.113.{n + 10}", receive_buffer=receive_buffer)
-            # By both names, in turn: each may have a server block of its own.
-            name = NAMES[n // every % len(NAMES)].encode()
+            # By both names and versions of IP, in turn: each may have a server block of its own.
+            turn = n // every
+            name = NAMES[turn % len(NAMES)].encode()
+            family = families[turn // len(NAMES) % len(families)]
+            source = f"203.0.113.{n + 10}" if family == 4 else f"2001:db8::{n + 10}"
+            slow = site.connect(source, family, receive_buffer=receive_buffer)
             opened.enter_context(slow).sendall(slow_words.replace(b"board.example", name))
             if n % every == every - 1:
                 visitor = opened.enter_context(site.connect(f"203.0.113.{n + 100}"))
@@ -471,7 +509,7 @@ def test_error_pages(site):
     """
     pages = (
         ("/there/is/no/such/page", 404, "This notice board has no such page"),
-        ("/crash", 500, "Something broke on our side"),
+        ("/crash", 500, BROKE),
     )
     missing, crash = pages
     ways = [(door, missing) for door in doors(site)]
@@ -497,8 +535,9 @@ def test_after_a_crash(site):
         before = crashes(site)
         for _ in range(3):
             reply = site.get("/crash", **door)
-            if reply.status_code != 500:
-                raise Mismatch("status 500, the app's own", f"status {reply.status_code}")
+            if reply.status_code != 500 or BROKE not in reply.text:
+                got = f"status {reply.status_code}: {reply.text[:60]!r}"
+                raise Mismatch(f'status 500 and the app\'s own page: "{BROKE} …"', got)
             whoami(site, **door)
         ran = crashes(site) - before
         if ran != 3:
