@@ -18,7 +18,6 @@ from grader.site import wait_for
 from grader.systemd import (
     CURRENT,
     ENVIRONMENT,
-    FIRST,
     PYTHON,
     SERVICE,
     SOCKET,
@@ -36,6 +35,7 @@ LATEST = 11  # seconds by systemd's own clock, which is late by far less
 TROUBLE = 8  # seconds
 ATTEMPTS = 14  # in that time; the README says one a second
 DEPLOY_SECONDS = 60
+MOMENT = 0.15  # seconds that a secret is to be seen at the least
 LARGEST_MEMORY = 1 << 30
 MOST_FILES = 65536
 SCORE = 2.5
@@ -48,6 +48,7 @@ DEPLOY = "bash /srv/board/deploy.sh"
 # Where the door is shut in a deploy, and where the way back is.
 SHUT = (
     ("deploy.sh", "systemctl stop"),
+    ("deploy.sh", "systemctl kill"),
     ("board.socket", "PartOf"),
     ("deploy.sh", "systemctl restart"),
     ("deploy.sh", "systemctl"),
@@ -66,26 +67,39 @@ HANDED = (
     *(("deploy.sh", word) for word in ("BOARD_SECRET", "--setenv", "env ", "cat /etc")),
     ("deploy.sh", "/etc/board/environment"),
 )
-# What any user sees of the processes and of the units that come and go, all the time: each new
-# text is printed. It knows no key: its own arguments are in that list too.
+# What any user sees of the processes, of the units and files that come and go, and of systemd's
+# environment: each text that is there for longer than a moment is printed. (A program that ends at
+# once, such as the echo of xargs, would be seen by luck.) It knows no key: its own arguments are in
+# the list of processes too.
 WATCHER = f"""
-import glob, os, sys, time
+import glob, os, subprocess, sys, time
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
-seen, end = set(), time.monotonic() + 120
-while time.monotonic() < end:
-    for name in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/run/systemd/transient/*"):
+places = ["/proc/[0-9]*/cmdline", "/run/systemd/transient/*"]
+folders = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/board", "/srv/board")
+places += [f"{{one}}/*" for one in folders]
+shown, since, end = set(), {{}}, time.monotonic() + 120
+
+def texts():
+    for name in [one for place in places for one in glob.glob(place)]:
         try:
-            with open(name, "rb") as file:
-                text = file.read()
+            if os.path.isfile(name) and os.path.getsize(name) < 200_000:
+                with open(name, "rb") as file:
+                    yield name, file.read()
         except OSError:
-            continue
-        if text not in seen:
-            seen.add(text)
-            sys.stdout.buffer.write(text.replace(b"\\0", b" ") + b"\\n")
-            sys.stdout.buffer.flush()
-    time.sleep(0.01)
+            pass
+    told = subprocess.run(["systemctl", "show-environment"], capture_output=True)
+    yield "systemctl", told.stdout
+
+while time.monotonic() < end:
+    now = time.monotonic()
+    since = {{one: since.get(one, now) for one in texts()}}
+    for one in [one for one in since if now - since[one] > {MOMENT} and one not in shown]:
+        shown.add(one)
+        sys.stdout.buffer.write(one[1].replace(b"\\0", b" ") + b"\\n")
+        sys.stdout.buffer.flush()
+    time.sleep(0.02)
 """
 
 
@@ -420,10 +434,7 @@ def test_deploy(site):
     names = [site.release("2"), site.release("3")]
     for name in names:
         with visitors(site, "a deploy", SHUT):
-            done = site.deploy(name, DEPLOY_SECONDS)
-        if done.status:
-            got = f"status {done.status}: {last_lines(done.output)}"
-            raise Mismatch(f"deploy.sh {name} ends with status 0", got)
+            check_deployed(site, name)
         seen = release_of(site)
         if seen != name:
             raise Mismatch(
@@ -434,6 +445,14 @@ def test_deploy(site):
     check_release(site, names[-1], "after deploy.sh 3")
 
 
+def check_deployed(site, name, when=""):
+    """A deploy of a good version ends with status 0."""
+    done = site.deploy(name, DEPLOY_SECONDS)
+    if done.status:
+        got = f"status {done.status}: {last_lines(done.output)}"
+        raise Mismatch(f"deploy.sh {name} ends with status 0{when}", got)
+
+
 @points(4)
 @alone
 @look_at("deploy.sh", "restart", "reload", "ln ")
@@ -442,21 +461,25 @@ def test_deploy(site):
 def test_bad_version(site):
     """A version that does not start is refused, and nobody notices
 
-    A typing mistake, a package that is missing on the server. The version before was good.
+    A typing mistake, a package that is missing on the server. The version before was good. And the
+    next one may be good again.
     """
+    good, better = site.release("2"), site.release("3")
+    check_deployed(site, good)
     name = site.release("bad", before='raise RuntimeError("this release cannot start")\n')
     for bad in (name, "there-is-none"):
         with visitors(site, f"deploy.sh {bad}, which cannot start", SHUT):
             done = site.deploy(bad, DEPLOY_SECONDS)
         if not done.status:
             raise Mismatch(f"deploy.sh {bad} ends with a status other than 0", "status 0")
-        check_release(site, FIRST, f"after deploy.sh {bad}", BACK)
+        check_release(site, good, f"after deploy.sh {good} and deploy.sh {bad}", BACK)
+    check_deployed(site, better, ", after two bad ones")
 
 
 @points(3)
 @alone
 @look_at("deploy.sh", "healthz", "curl", "restart", "reload")
-@by_hand(f"{DEPLOY} sick; echo $?; curl -i {URL}/healthz   # sick: a release whose /healthz is 500")
+@by_hand(f"{DEPLOY} sick; echo $?; curl -i {URL}/healthz   # sick: a release whose /healthz is 503")
 def test_sick_version(site):
     """A version that starts and is not well is taken back
 
@@ -468,14 +491,16 @@ def sick():
     from flask import request
 
     if request.path == "/healthz":
-        return "not well\\n", 500
+        return "not well\\n", 503
 """
+    good = site.release("2")
+    check_deployed(site, good)
     name = site.release("sick", after=sick)
     with visitors(site, "the deploy of a version that is not well", SHUT):
         done = site.deploy(name, DEPLOY_SECONDS)
     if not done.status:
         raise Mismatch("deploy.sh sick ends with a status other than 0", "status 0")
-    check_release(site, FIRST, "after deploy.sh sick", BACK)
+    check_release(site, good, f"after deploy.sh {good} and deploy.sh sick", BACK)
 
 
 @points(1)
@@ -770,8 +795,13 @@ def test_secret(site):
         if site.key in said.output.replace("\0", " "):
             raise Mismatch(wanted, f"user nobody reads it, in {where}")
     if site.key in meanwhile:
-        got = "user nobody reads it, during a deploy, in the list of processes or in a unit"
-        raise Mismatch(wanted, got, "A program's arguments are for everybody to see.", HANDED)
+        raise Mismatch(
+            wanted,
+            "user nobody reads it, during a deploy",
+            "In the list of processes, where a program's arguments are for everybody to see; in a "
+            "unit, in systemd's environment, or in a file that is there for a while.",
+            HANDED,
+        )
     script = (
         f'find {FOLDERS} -type f -readable -size -200k -exec grep -lF -- "$1" {{}} + 2>/dev/null'
     )
