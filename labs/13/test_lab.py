@@ -16,6 +16,7 @@ from grader.client import Exchange
 from grader.commands import run
 from grader.errors import GraderError, Mismatch
 from grader.machine import File
+from grader.sandbox import SERVER_V4
 from grader.site import VISITOR, VISITOR_V6, wait_for
 
 LOG = "/var/log/nginx/board.json"
@@ -56,6 +57,7 @@ QUESTION = "select(.status >= 500 or .request_time > 1)"
 # Like Debian's own, which the learner's file is read after.
 LOGROTATE_CONF = b"weekly\nrotate 4\ncreate\ninclude /etc/logrotate.d\n"
 ROTATE = ("logrotate", "--force", "--state", "/var/lib/board/logrotate", "/etc/logrotate.conf")
+DAYS = 7  # that have a rotation each, and so the old files that are kept at least
 
 
 # --- the log
@@ -188,15 +190,32 @@ def status_of(told, key="upstream_status"):
 
 def header_id(reply):
     """The id that an answer carries; anything else than one well-formed id is a mismatch."""
-    told = reply.headers.get("X-Request-ID")
-    status = reply.status_code
+    return checked_id(
+        reply.headers.get("X-Request-ID"),
+        reply.status_code,
+        "`add_header` leaves errors alone, unless it says `always`, and a location with an"
+        " add_header of its own inherits none.",
+    )
+
+
+def raw_id(answer):
+    """The same, for the bytes of an answer to what Nginx refuses before it looks for a page."""
+    fields = answer.partition(b"\r\n\r\n")[0].decode("latin-1")
+    found = re.findall(r"(?i)\nx-request-id: *([^\r\n]*)", fields)
+    return checked_id(
+        ", ".join(found) or None,
+        fields[9:12],
+        "`set` is for requests that Nginx could read, as all of `rewrite` is. A `map` has its value"
+        " for every request.",
+        [("nginx.conf", "set $"), ("nginx.conf", "add_header X-Request-ID")],
+    )
+
+
+def checked_id(told, status, note, places=()):
+    """An id that an answer carries, when it is one well-formed id; places are likely lines."""
     if told is None:
-        raise Mismatch(
-            "the header X-Request-ID on the answer",
-            f"none (status {status})",
-            "`add_header` leaves errors alone, unless it says `always`, and a location with an"
-            " add_header of its own inherits none.",
-        )
+        expected, got = "the header X-Request-ID on the answer", f"none (status {status})"
+        raise Mismatch(expected, got, note, places)
     if not WELL_FORMED.fullmatch(told):
         raise Mismatch("one well-formed id in X-Request-ID", repr(told))
     return told
@@ -280,6 +299,9 @@ def head(target, *headers, method=b"GET"):
 
 # --- the checks
 
+# Visitors that are programs, as they name themselves: what they ask for is asked for, too.
+PROGRAMS = ("kube-probe", "ELB-HealthChecker", "Prometheus", "curl")
+
 
 @points(2)
 @look_at("nginx.conf", "proxy_pass", "listen", "server")
@@ -328,6 +350,7 @@ def test_one_line(site):
         ("GET", "/metrics", FROM_HERE),
         ("GET", "/nginx_status", FROM_HERE),
         ("OPTIONS", f"/echo/{nonce}", {}),
+        *[("GET", f"/echo/{one}", {"headers": {"User-Agent": f"{one}/1.30"}}) for one in PROGRAMS],
     ]
     wanted = []
     for method, path, options in cases:
@@ -368,6 +391,11 @@ def test_one_line(site):
         raise Mismatch(f"{len(wanted)} lines for {len(wanted)} requests", f"one more: {rest[0]}")
 
 
+# Headers that somebody may want in his log, besides those that have a case of their own.
+OTHERS = (
+    *(b"Accept", b"Accept-Encoding", b"Accept-Language", b"Content-Type", b"Origin", b"Range"),
+    b"X-Real-IP",
+)
 # Requests that were thought up to break a line, less the path that marks each.
 ODD = {
     "a quote in the path": lambda mark: head(mark + b'"quote"'),
@@ -391,6 +419,9 @@ ODD = {
     ),
     "bytes in X-Request-ID that are not UTF-8": lambda mark: head(
         mark, b'X-Request-ID: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\\'
+    ),
+    "bytes in Accept, Origin, Range and others that are not UTF-8": lambda mark: head(
+        mark, *[name + b': "\xff\\' for name in OTHERS]
     ),
     "bytes in a cookie that are not UTF-8": lambda mark: head(mark, b'Cookie: session="\xff\\'),
     "a name in Authorization that is not UTF-8": lambda mark: head(
@@ -442,7 +473,7 @@ def test_whatever_is_sent(site):
 
 
 def check_whole(line, what):
-    """A line is JSON, with all the keys."""
+    """A line is JSON, with all the keys, and has an id."""
     try:
         told = parsed(line)
     except Mismatch as seen:
@@ -450,10 +481,17 @@ def check_whole(line, what):
     missing = [key for key in KEYS if key not in told]
     if missing:
         raise Mismatch(f"all keys, also for {what}", f"none called {missing[0]}")
+    if not WELL_FORMED.fullmatch(str(told["id"])):
+        at = [("nginx.conf", "set $id"), ("nginx.conf", "map $http_x_request_id")]
+        got = f'"id": {json.dumps(told["id"])}'[:200]
+        raise Mismatch(f"a well-formed id, also for {what}", got, "", at)
 
 
 # Visible ASCII stands in the line as it was sent: $uri is decoded, and has one slash for two.
-PATHS = ("/a%20b%2Fc", "//two///slashes", "/gr%C3%BC%C3%9Fe", "/~@:!$&'()*+,;=[]")
+PATHS = (
+    *("/a%20b%2Fc", "//two///slashes", "/gr%C3%BC%C3%9Fe", "/~@:!$&'()*+,;=[]"),
+    "/2000-characters" * 125,
+)
 
 
 @points(3)
@@ -476,6 +514,9 @@ def test_keys(site):
         ("GET", VISITOR, 4, lies),
         ("POST", VISITOR_V6, 6, lies),
         ("GET", "203.0.113.99", 4, {}),
+        # Nobody's word is believed, that of a neighbour or of a program on the server neither.
+        ("GET", OPERATOR, 4, lies),
+        ("GET", SERVER_V4, 4, lies),
     ]
     for method, source, family, headers in cases:
         path = f"/echo/{secrets.token_hex(8)}"
@@ -495,7 +536,7 @@ def test_keys(site):
                     f'"{key}": {json.dumps(value)}',
                     f'"{key}": {json.dumps(got[key])}',
                     "The query is not part of it." if key == "path" else "",
-                    [("nginx.conf", f'"{key}"')],
+                    [*(BY_HEADER if key == "client" else ()), ("nginx.conf", f'"{key}"')],
                 )
         if abs(told["time"] - time.time()) > 60:
             raise Mismatch(
@@ -509,12 +550,22 @@ def test_keys(site):
         got = log.lines(before + 1)[-1].get("path")
         if got != path:
             raise Mismatch(
-                f'"path": {json.dumps(path)}',
-                f'"path": {json.dumps(got)}',
+                f'"path": {shortened(path)}',
+                f'"path": {shortened(got)}',
                 "It is what was sent; only what is not visible ASCII may be replaced.",
                 [("nginx.conf", "map $uri"), ("nginx.conf", "map $request_uri"),
                  ("nginx.conf", '"path"')],
             )  # fmt: skip
+
+
+# What lets a header say where a visitor comes from.
+BY_HEADER = (("nginx.conf", "real_ip_header"), ("nginx.conf", "set_real_ip_from"))
+
+
+def shortened(value):
+    """A value as JSON, for a card; of a long one its begin, and how long it is."""
+    text = json.dumps(value)
+    return text if len(text) < 100 else f'{text[:60]}…", {len(value)} characters'
 
 
 @points(3)
@@ -657,6 +708,7 @@ def test_request_id(site):
         ("GET", "/stamp?says=public&a", {}),
         ("GET", "/stamp?says=public&a", {}),
         ("POST", "/upload", {"data": bytes(2_000_000)}),
+        ("GET", "/stream", {"stream": True}),  # its line comes with its end
     ]
     given = []
     for method, path, options in cases:
@@ -667,6 +719,13 @@ def test_request_id(site):
                 raise
             continue  # to hang up on strangers is fine
         given.append((path, header_id(reply)))
+    with site.visitor() as visitor:
+        for reply in (visitor.post("/login", data=LOGIN), visitor.get("/account")):
+            given.append(("/account", header_id(reply)))
+    for data in (b"GET / HTTP/1.1\r\n\r\n", head(b"/" + b"x" * 9000)):
+        # What Nginx refuses before it knows which page is meant: no Host, and far too long.
+        if answer := raw(site, data):
+            given.append(("/", raw_id(answer)))
     with site.connect() as made:  # three on one connection
         for _ in range(3):
             made.sendall(b"GET /static/robots.txt HTTP/1.1\r\nHost: board.example\r\n\r\n")
@@ -676,14 +735,15 @@ def test_request_id(site):
             found = re.search(rb"(?i)\r\nx-request-id: *([^\r\n]*)", bytes(answer))
             given.append(("/static/robots.txt", found[1].decode("latin-1") if found else "none"))
     told = [one.get("id") for one in log.lines(len(given))]
+    ids = [one for _, one in given]
+    twice = next((path for path, one in given if max(told.count(one), ids.count(one)) > 1), None)
+    if twice:
+        site.show_on_card(twice)
+        raise Mismatch("an id of its own for each request", "the same id twice")
     for path, one in given:
         if one not in told:
             site.show_on_card(path)
             raise Mismatch(f"a line with the id of the answer, {one}", "no line with it")
-    twice = next((path for path, one in given if told.count(one) > 1), None)
-    if twice:
-        site.show_on_card(twice)
-        raise Mismatch("an id of its own for each request", "the same id twice")
 
 
 @points(3)
@@ -696,6 +756,7 @@ def test_app_log(site):
     Nginx's line says that it was the app. The traceback says where in the app. The id leads from
     one to the other.
     """
+    events = site.get("/stream", stream=True)  # takes a while: its line is looked for at last
     # As a visitor has none, and with the one that he brings: the answer says which one holds.
     ways = [({}, {})] + [({"X-Request-ID": secrets.token_hex(16)}, one) for one in ({}, WWW, V6)]
     for headers, options in ways:
@@ -723,15 +784,22 @@ def test_app_log(site):
             look_at=[("gunicorn.conf.py", "access_log_format"), ("gunicorn.conf.py", "accesslog"),
                      ("gunicorn.conf.py", "")],
         )  # fmt: skip
-    for path in ("/api/notices", "/login", "/no/such/page"):
-        # A query that nobody had: the answer comes from the app, and not from the cache.
-        if not logged(header_id(site.get(f"{path}?{secrets.token_hex(8)}"))):
+
+    def check_logged(path, reply):
+        if not logged(header_id(reply)):
+            site.show_on_card(reply.request.path_url)
             raise Mismatch(
                 "a line with the id in what Gunicorn prints, for each request",
                 "none for this one",
-                "A location that sets any header itself inherits none from outside.",
-                [("nginx.conf", "location /api"), ("nginx.conf", f"location = {path}")],
-            )
+                "A location that sets any header itself inherits none from outside. Or a filter"
+                " leaves the line out.",
+                [("nginx.conf", "location /api"), ("nginx.conf", f"location = {path}"),
+                 ("gunicorn.conf.py", path), ("gunicorn.conf.py", "Filter")],
+            )  # fmt: skip
+
+    for path in ("/api/notices", "/login", "/no/such/page", "/healthz", "/readyz"):
+        # A query that nobody had: the answer comes from the app, and not from the cache.
+        check_logged(path, site.get(f"{path}?{secrets.token_hex(8)}"))
     failed = header_id(site.get("/crash"))
     if not logged("Exception on /crash"):
         raise Mismatch("`Exception on /crash`, as Flask says it", "no such line")
@@ -750,6 +818,7 @@ def test_app_log(site):
                 "A path that was decoded may have a line end in it.",
                 [("gunicorn.conf.py", "access_log_format")],
             )
+    check_logged("/stream", events)
 
 
 @points(3)
@@ -768,13 +837,19 @@ def test_own_id(site):
         f"7f3c9a52-1d0b-4c8e-9f61-{secrets.token_hex(8)}",
         "A-Z_" + secrets.token_hex(30),
     ]
+    stored = f"/stamp?says=public&{secrets.token_hex(8)}"
+    places = [("/static/style.css", {}), ("/static/none.css", {}), (stored, {}), (stored, {})]
+    places += [("/no/such/page", WWW), ("/no/such/page", V6)]
+    cases = [(own, f"/echo/{secrets.token_hex(8)}", {}) for own in good]
+    cases += [(secrets.token_hex(12), *one) for one in places]
     wanted = {}
-    for own in good:
-        path = f"/echo/{secrets.token_hex(8)}"
-        got = header_id(site.get(path, headers={"X-Request-ID": own}))
+    for own, path, options in cases:
+        got = header_id(site.get(path, headers={"X-Request-ID": own}, **options))
         if got != own:
-            raise Mismatch(f"the visitor's own id, {own}", f"another one, {got}")
-        wanted[path] = own
+            at = [("nginx.conf", "add_header X-Request-ID $request_id"),
+                  ("nginx.conf", "$http_x_request_id"), ("nginx.conf", "$request_id")]  # fmt: skip
+            raise Mismatch(f"the visitor's own id, {own}", f"another one, {got}", "", at)
+        wanted[own] = own
     bad = {
         "15 characters": "a" * 15,
         "65 characters": "a" * 65,
@@ -852,6 +927,10 @@ def secret_requests(site):
     for spelt in ("%74oken", "a=1&password", "code"):
         word = new(f"the parameter {spelt} of the page before")
         site.get("/static/app.js", headers={"Referer": f"{HOME}/reset?{spelt}={word}"})
+    site.get(
+        f"/no/page?{three_secrets(new, 'in a query')}",
+        headers={"Referer": f"{HOME}/reset?{three_secrets(new, 'in a Referer')}"},
+    )
     site.post("/login", data={"name": "ada", "password": new("a password in a form")})
     name, password = new("a name in Authorization"), new("a password in Authorization")
     packed = base64.b64encode(f"{name}:{password}".encode()).decode()
@@ -863,6 +942,14 @@ def secret_requests(site):
         if cookie := visitor.cookies.get("session"):
             known["the cookie of a log-in"] = cookie
     return known
+
+
+def three_secrets(new, where):
+    """A query with three secrets: masked once, it tells two, also where they have the same name."""
+    named = zip(("first", "second", "third"), ("token", "code", "token"), strict=True)
+    return "&".join(
+        f"{name}={new(f'the {which} of three secrets {where}')}" for which, name in named
+    )
 
 
 def check_no_secrets(site, known, places):
@@ -936,12 +1023,17 @@ def outage(site):
 
     gunicorn = site.service("gunicorn")
     path = f"/notices/{secrets.randbelow(10**9)}"
+    socket = door(site).path
     gunicorn.kill()
     try:
         reply = site.get(f"{path}?token={secret('the parameter token, while the app is down')}")
         line = log.line(path)
         referrer = f"{HOME}/reset?token={secret('the page before, while the app is down')}"
         site.get("/login", headers={"Referer": referrer})
+        if socket:
+            # Gunicorn takes it away when it is stopped. For Nginx that is another error.
+            site.box.remove(socket)
+            site.get(f"/login?token={secret('the parameter token, while the app is stopped')}")
     finally:
         gunicorn.start()
     for _ in range(20):
@@ -1014,6 +1106,7 @@ def check_operators_only(site, paths, words):
     cases = [(paths[0], {}), (paths[0], {"family": 6}), (paths[0], {"host": "www.board.example"})]
     cases += [(paths[0], {"headers": as_operator}), (paths[0], {"host": "127.0.0.1"})]
     cases += [(paths[0], {"host": STRANGER}), (paths[0], {"host": "localhost"})]
+    cases += [(paths[0], {"headers": as_operator, "source": SERVER_V4})]
     cases += [(path, {}) for path in paths[1:]]
     for path, options in cases:
         try:
@@ -1025,7 +1118,29 @@ def check_operators_only(site, paths, words):
         # To strangers the site may say as well that it is not meant: 421, or where it is.
         exact = path == paths[0] and options.get("host", "www.board.example") == "www.board.example"
         if words in reply.text or (exact and reply.status_code not in (403, 404)):
-            raise Mismatch("status 403 or 404 for a visitor", f"status {reply.status_code}")
+            at = [*BY_HEADER, ("nginx.conf", paths[0])] if "headers" in options else ()
+            got = f"status {reply.status_code}"
+            raise Mismatch("status 403 or 404 for a visitor", got, look_at=at)
+    check_other_ports(site, paths[0], words)
+
+
+def check_other_ports(site, path, words):
+    """A page with these words is at no other port that visitors reach."""
+    for one in site.listeners():
+        if one.port in (0, 80) or one.host.startswith("127.") or one.host == "::1":
+            continue
+        try:
+            reply = site.get(path, port=one.port, family=6 if ":" in one.host else 4)
+        except OSError:
+            continue  # it is not for visitors, or not for HTTP
+        if words in reply.text:
+            raise Mismatch(
+                f"no numbers for visitors, at port {one.port} neither",
+                f"{one} answers everybody, past Nginx",
+                "What is for Nginx alone listens on 127.0.0.1, or on a unix socket.",
+                [("gunicorn.conf.py", "start_http_server("), ("observe.py", "start_http_server("),
+                 ("gunicorn.conf.py", "bind ="), ("nginx.conf", f"listen {one.port}")],
+            )  # fmt: skip
 
 
 @points(2)
@@ -1199,6 +1314,7 @@ def test_metrics_bounded(site):
 
     def made_up(number):
         word = f"{secrets.token_hex(4)}"
+        site.get(f"/{word}")
         site.get(f"/no/{word}")
         site.get(f"/notices/{10_000 + number}")
         site.get(f"/echo/{word}?{word}={word}", headers={"User-Agent": word})
@@ -1460,13 +1576,14 @@ def test_rotation(site):
     places = ("compress", "postrotate")
     check_all_there(site, ids, "rotated once, while workers of Nginx were busy", places)
     replaced(nginx, workers)
-    for _ in range(6):
+    for day in range(1, DAYS):
         workers = nginx.workers()
         ask()
-        run(site, ROTATE)
+        # A day later, for names with a date in them, while the age of the files is the true one.
+        run(site, ["faketime", "-f", f"+{day}d", *ROTATE], env={"NO_FAKE_STAT": "1"})
         lines_in_new_file()
         replaced(nginx, workers)
-    check_all_there(site, ids, "rotated seven times", ("rotate ", "compress"))
+    check_all_there(site, ids, f"rotated on {DAYS} days", ("maxage", "rotate ", "compress"))
 
 
 def replaced(nginx, workers):
@@ -1490,9 +1607,16 @@ def check_all_there(site, ids, when, places):
         found = in_files(site, ids)
         return [one for one in ids if one not in found]
 
-    if not wait_for(lambda: not missing_ones(), 2.5):
+    if wait_for(lambda: not missing_ones(), 2.5):
+        return
+    if wait_for(lambda: not missing_ones(), 2.5):
         raise Mismatch(
-            f"a line for each request, in all files together, {when}",
-            "some requests have none",
-            look_at=[("logrotate", text) for text in places],
+            "a line for each request, at most 2 s after its answer",
+            "some lines came later",
+            look_at=[("nginx.conf", "flush="), ("nginx.conf", "access_log")],
         )
+    raise Mismatch(
+        f"a line for each request, in all files together, {when}",
+        "some requests have none",
+        look_at=[("logrotate", text) for text in places],
+    )
