@@ -18,7 +18,7 @@ from grader.client import Exchange
 from grader.commands import run
 from grader.errors import Mismatch
 from grader.machine import File
-from grader.sandbox import APP
+from grader.sandbox import APP, ZONE
 from grader.site import wait_for
 
 PAGES = {code: (APP / "errors" / f"{code}.html").read_bytes() for code in (404, 413, 502, 503, 504)}
@@ -31,7 +31,7 @@ PATIENCE = 2.5  # seconds; the README says 2
 LONG = 20  # seconds; of a visitor who wants his answer whatever it takes
 CROWD, FEW = 70, 12  # visitors at once: too many, and not too many
 SERVED = 4  # of a crowd, at the least: there is room for the few
-PROGRAMS = 8  # that come right behind a crowd
+PROGRAMS, WRITERS = 8, 4  # that come right behind a crowd
 HALF_SECOND = "/slow?seconds=0.5"
 PAUSE = 5.1  # seconds
 LINE = 1 << 20  # bytes a second: 1 MB/s, as lines are sold
@@ -40,6 +40,8 @@ LINE = 1 << 20  # bytes a second: 1 MB/s, as lines are sold
 GUNICORNS = "$(grep -l gunicorn /proc/[0-9]*/comm | cut -d/ -f3)"
 HOME = "http://board.example"
 AS_VISITOR = "--interface 203.0.113.7"
+
+KEEPS_METHOD = "A named location (@…) keeps the method, and nobody can POST to a file."
 
 
 def described(reply):
@@ -90,7 +92,8 @@ def check_problem(reply, status, places=()):
         if told:
             type_of = [("nginx.conf", "default_type"), ("nginx.conf", "return 200 '")]
             raise Mismatch(f"{wanted}, as {PROBLEM}", got, "The body is JSON already.", type_of)
-        raise Mismatch(f"{wanted}, as {PROBLEM}", got)
+        apart = [one for one in places if one in ELSEWHERE]
+        raise Mismatch(f"{wanted}, as {PROBLEM}", got, look_at=apart)
     if reply.request.method == "HEAD":
         return
     title = told.get("title") if isinstance(told, dict) else None
@@ -156,6 +159,7 @@ def outage(site):
         ask("missing file", "GET", "/static/none.css")
         site.box.write(File(SWITCH, b""))
         ask("maintenance", "GET", "/")
+        ask("API, maintenance", "GET", "/api/notices/4")
     finally:
         site.box.remove(SWITCH)
         gunicorn.start()
@@ -173,10 +177,10 @@ def during_outage(site, label):
     return came
 
 
-def show_crowd(site, path, count):
+def show_crowd(site, path, count, method="GET", **headers):
     """Let the card show that many came at once; each has a line in the log, so none is shown."""
     target = f"{path}, {count} times"
-    site.record(Exchange("GET", target, f"{count} visitors at once", HOME + path))
+    site.record(Exchange(method, target, f"{count} visitors at once", HOME + path, headers))
 
 
 class Answer:
@@ -203,9 +207,9 @@ class Answer:
         self.request = Exchange(method, "", "", "")
 
 
-def request(target, method="GET", **headers):
+def request(target, method="GET", host=ZONE, **headers):
     """The head of a request, as bytes."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: board.example"]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
 
@@ -253,8 +257,9 @@ def test_own_errors(site):
     }
     site.box.write(File(counts, b"", 0o000))
     try:
-        for path, (status, sentence) in cases.items():
-            check_words(site.get(path), status, sentence)
+        for options, places in (({}, ()), (WWW, ELSEWHERE)):
+            for path, (status, sentence) in cases.items():
+                check_words(site.get(path, **options), status, sentence, places)
     finally:
         site.box.remove(counts)
     if site.box.real:  # where nothing can be run beside the services
@@ -270,13 +275,32 @@ def test_own_errors(site):
         run(site, ["chmod", "640", database])
 
 
-def check_words(reply, status, sentence):
+def check_words(reply, status, sentence, places=()):
     """The reply is an error of the app's, in its words; anything else is a mismatch."""
     if reply.status_code != status or sentence not in reply.content:
         raise Mismatch(
             f"status {status}, and the app's words: {sentence.decode()}",
             f"status {reply.status_code}, with {described(reply)}",
+            look_at=places,
         )
+
+
+@cache
+def lateness(site):
+    """Ask for a page that hangs, and for one that takes 3 s, at once.
+
+    Returns:
+        An exchange, and what came of it, by path.
+    """
+    calls = {
+        "/hang": lambda: site.get("/hang", timeout=LATE),
+        "/slow?seconds=3": lambda: site.get("/slow?seconds=3", timeout=20),
+    }
+    seen = {}
+    for path, one in zip(calls, site.together([*calls.values()]), strict=True):
+        site.show_on_card(path)
+        seen[path] = site.exchanges[-1], one
+    return seen
 
 
 @points(3)
@@ -291,13 +315,8 @@ def test_hang(site):
     A visitor waits some seconds. Nginx by itself waits for a minute, and keeps the visitor and a
     place in the app for as long.
     """
-    hanging, slow = site.together(
-        [
-            lambda: site.get("/hang", timeout=LATE),
-            lambda: site.get("/slow?seconds=3", timeout=20),
-        ]
-    )
-    site.show_on_card("/slow?seconds=3")
+    exchange, slow = lateness(site)["/slow?seconds=3"]
+    site.record(exchange)
     if slow.error:
         raise Mismatch("the page that takes 3 s", str(slow.error))
     if slow.value.status_code != 200:
@@ -311,7 +330,8 @@ def test_hang(site):
             else "Gunicorn has given up too early.",
             by_nginx if status == 504 else [("gunicorn.conf.py", "timeout")],
         )
-    site.show_on_card("/hang")
+    exchange, hanging = lateness(site)["/hang"]
+    site.record(exchange)
     if hanging.error or hanging.seconds > LATE:
         note = (
             "Nginx waits for 60 s, unless it is told otherwise, and waits as long again for each "
@@ -344,7 +364,7 @@ def test_app_down(site):
     """
     notes = {
         "HEAD": "HEAD asks for the head of what GET would get.",
-        "POST": "A named location (@…) keeps the method, and nobody can POST to a file.",
+        "POST": KEEPS_METHOD,
     }
     for label in ("page", "another page", "www", "IPv6", "HEAD", "POST"):
         places = [("nginx.conf", "www.board.example")] if label == "www" else []
@@ -358,7 +378,8 @@ def test_app_down(site):
 @points(2)
 @look_at("nginx.conf", "limit_conn ", "max_conns", "limit_req ", "limit_conn_zone")
 @by_hand(
-    f"for i in $(seq {FEW}); do curl -so /dev/null -w '%{{http_code}}\\n' {HOME}/slow & done; wait"
+    f"for p in slow api/notices; do for i in $(seq {FEW}); do "
+    f"curl -so /dev/null -w '%{{http_code}}\\n' {HOME}/$p & done; wait; done"
 )
 def test_twelve_at_once(site):
     """Twelve visitors at once are all served
@@ -366,9 +387,13 @@ def test_twelve_at_once(site):
     Eight are worked on, four wait for a moment. A limit is for a crowd, not for an ordinary
     Monday.
     """
-    statuses = few(site, "/slow?seconds=0.4")
-    if set(statuses) != {200}:
-        raise Mismatch(f"status 200 for all {FEW}", told(statuses))
+    for path in ("/slow?seconds=0.4", "/api/notices"):
+        statuses = few(site, path)
+        if set(statuses) != {200}:
+            # Short answers take no places; it is their rate that may be limited.
+            limits = ("limit_req ", "limit_conn ", "max_conns") if path == "/api/notices" else ()
+            lines = [("nginx.conf", text) for text in limits]
+            raise Mismatch(f"status 200 for all {FEW}", told(statuses), look_at=lines)
 
 
 def few(site, path):
@@ -407,6 +432,7 @@ def test_maintenance(site):
     cases += [("HEAD", "/", {}), ("POST", "/login", {"data": {"name": "ada"}})]
     # Locations that people give a block of their own, and visitors who are logged in.
     cases += [("POST", "/upload", {"data": b"a photo"}), ("GET", "/healthz", {})]
+    cases += [("GET", "/stream", {})]
     cases += [("GET", "/account", {"headers": {"Cookie": "session=ada"}})]
     with maintenance(site):
         for method, path, options in cases:
@@ -439,11 +465,14 @@ def test_operator(site):
             if reply.status_code != 200 or told_by(reply).get("instance") != site.instance:
                 got = f"status {reply.status_code}, with {described(reply)}"
                 raise Mismatch(f"the app's page, for {OPERATOR}", got)
-        reply = site.get("/api/notices", source=OPERATOR)
-        if reply.status_code != 200:
-            got = f"status {reply.status_code}, with {described(reply)}"
-            lines = [("nginx.conf", "location /api"), ("nginx.conf", "location ^~ /api")]
-            raise Mismatch(f"the app's JSON, for {OPERATOR}", got, look_at=lines)
+        # Here, too, locations that people give a block of their own.
+        for method, path in (("GET", "/api/notices"), ("GET", "/login"), ("POST", "/upload")):
+            reply = site.request(method, path, source=OPERATOR)
+            if reply.status_code != 200:
+                got = f"status {reply.status_code}, with {described(reply)}"
+                start = path.removesuffix("/notices")
+                lines = [("nginx.conf", f"location {how}{start}") for how in ("", "^~ ", "= ")]
+                raise Mismatch(f"the app's answer, for {OPERATOR}", got, look_at=lines)
         for host in ("localhost", OPERATOR):
             with contextlib.suppress(OSError):  # to hang up on strangers is fine
                 if site.instance in site.get("/whoami", host=host).text:
@@ -602,12 +631,16 @@ def test_hidden_pages(site):
     """
     paths = [f"/errors/{code}.html" for code in PAGES] + ["/errors/", "//errors/502.html"]
     paths += ["/%65rrors/502.html", "/static/../errors/502.html", "/errors/none.html"]
+    # What the lesson calls the others, and what they may be called.
+    paths += ["/errors/problem", "/errors/no-answer", "/errors/problem.json", "/errors/502.json"]
     cases = [(path, {}) for path in paths] + [(paths[0], WWW), (paths[0], V6)]
     for path, options in cases:
         reply = site.get(path, **options)
         if reply.status_code != 404:
             got = f"status {reply.status_code}, with {described(reply)}"
-            raise Mismatch("status 404", got, look_at=ELSEWHERE if options else ())
+            texts = (f"location = {path}", "location /errors", "location = /errors", "errors")
+            lines = [("nginx.conf", text) for text in texts]
+            raise Mismatch("status 404", got, look_at=ELSEWHERE if options else lines)
 
 
 # What tells a stranger where to go on, and the lines that it may come from.
@@ -625,7 +658,9 @@ LEAKS = {
         ("add_header X-", "$upstream_addr", "$proxy_host", "proxy_pass"),
     ),
     "the name of what stands behind": (
-        rb"(?im)^server:.*(?:gunicorn|werkzeug|python|flask).*$",
+        # In a body, the words around it, as they stand in the file.
+        rb"(?im)^server:.*(?:python|flask).*$|^[\w-]+:.*(?:gunicorn|werkzeug).*$"
+        rb"|[\w -]*(?:gunicorn|werkzeug)[\w -]*",
         ("proxy_pass_header", "proxy_pass"),
     ),
     "a header about the upstream": (
@@ -650,8 +685,8 @@ def test_leaks(site):
     A version says which holes to try, a path or an address where. To an honest visitor they say
     nothing.
     """
-    for label in ("page", "API", "missing file", "maintenance"):
-        exchange, _ = outage(site)[label]
+    labels = ("page", "API", "missing file", "maintenance", "API, maintenance")
+    for exchange, _ in (*map(outage(site).get, labels), lateness(site)["/hang"]):
         site.record(exchange)
         check_leaks(bytes(exchange.received))
     for method, path in (
@@ -664,8 +699,9 @@ def test_leaks(site):
     for path, options in (("/static/none.css", WWW), ("/static/none.css", V6)):
         site.get(path, **options)
         check_leaks(bytes(site.exchanges[-1].received))
-    site.post("/upload", data=bytes(11 * MB))
-    check_leaks(bytes(site.exchanges[-1].received))
+    for path in ("/upload", "/api/notices"):
+        site.post(path, data=bytes(11 * MB))
+        check_leaks(bytes(site.exchanges[-1].received))
     for name, sent in BROKEN.items():
         site.record(Exchange("GET", "/", f"203.0.113.7: {name}", f"{HOME}/"))
         received = bytearray()
@@ -681,11 +717,15 @@ def check_leaks(received):
     for what, (pattern, texts) in LEAKS.items():
         found = re.search(pattern, received)
         if found:
-            where = "in the body" if b"\r\n\r\n" in received[: found.start()] else "in the head"
+            body = b"\r\n\r\n" in received[: found.start()]
+            leak = found[0].decode("latin-1").strip()
+            line = received[: found.end()].rpartition(b"\n")[2].decode("latin-1")
+            # Words of the learner's own stand in the file; an address comes from a variable.
+            source = leak if body and " " in leak else f"add_header {line.partition(':')[0]}"
             raise Mismatch(
                 "an answer without versions, paths, and names of what stands behind",
-                f"{what}, {where}: {found[0].decode('latin-1').strip()}",
-                look_at=[("nginx.conf", text) for text in texts],
+                f"{what}, {'in the body' if body else 'in the head'}: {leak}",
+                look_at=[("nginx.conf", text) for text in (source, *texts)],
             )
 
 
@@ -751,7 +791,7 @@ def test_slow_uploads(site):
         begun = Exchange("POST", "/upload", "203.0.113.7, 8 MB at 1 MB/s", f"{HOME}/upload")
         site.record(begun)
         slow.sendall(request("/upload", "POST", Content_Length=8 * MB))
-        paused.sendall(request("/upload", "POST", Content_Length=2 * len(half)) + half)
+        paused.sendall(request("/upload", "POST", Content_Length=2 * len(half), **WWW) + half)
         chunked.sendall(request("/upload", "POST", Transfer_Encoding="chunked") + chunk(half))
 
         def heard():
@@ -760,7 +800,7 @@ def test_slow_uploads(site):
                 raise Mismatch(
                     "the app is asked when all of an upload has come",
                     "it was asked before, and a worker waits for the rest",
-                    look_at=[("nginx.conf", "proxy_request_buffering"), ("nginx.conf", "proxy_")],
+                    look_at=[("nginx.conf", "proxy_request_buffering")],
                 )
 
         plan = [(number * MB / LINE, slow, piece) for number, piece in enumerate(line)]
@@ -800,12 +840,13 @@ def test_overload(site):
     """
     show_crowd(site, HALF_SECOND, CROWD)
     with contextlib.ExitStack() as opened:
+        numbers = iter(range(10, 250))
 
-        def connected(number):
-            return opened.enter_context(site.connect(f"203.0.113.{number + 10}"))
+        def connected(count):
+            sources = [f"203.0.113.{next(numbers)}" for _ in range(count)]
+            return [opened.enter_context(site.connect(source)) for source in sources]
 
-        crowd = [connected(number) for number in range(CROWD)]
-        programs = [connected(CROWD + number) for number in range(PROGRAMS)]
+        crowd, programs, writers = connected(CROWD), connected(PROGRAMS), connected(WRITERS)
         # All are connected already: the requests come within a moment.
         for one in crowd:
             one.sendall(request(HALF_SECOND, Connection="close"))
@@ -813,8 +854,16 @@ def test_overload(site):
         select.select(crowd, [], [], 20)
         for one in programs:
             one.sendall(request("/api/notices", Connection="close"))
+        for one in writers:
+            one.sendall(request("/upload", "POST", Content_Length=1, Connection="close") + b"x")
+        by_www = connected(CROWD)
+        for one in by_www:
+            with contextlib.suppress(OSError):  # one refusal is enough
+                one.sendall(request(HALF_SECOND, Connection="close", **WWW))
+        refused_by_www = first_refusal(by_www)
         pages = [Answer(one) for one in crowd]
         data = [Answer(one) for one in programs]
+        written = [Answer(one, "POST") for one in writers]
     statuses = Counter(one.status_code for one in pages)
     # One who was let in may yet have waited too long.
     others = set(statuses) - {200, 503, 504}
@@ -841,9 +890,37 @@ def test_overload(site):
             show_crowd(site, "/api/notices", PROGRAMS)
             check_problem(one, 503)
             check_retry_after(one)
+    for one in written:
+        if one.status_code not in (200, 504):
+            show_crowd(site, "/upload", WRITERS, "POST")
+            check_page(one, 503, KEEPS_METHOD)
+            check_retry_after(one)
+    show_crowd(site, HALF_SECOND, CROWD, Host=WWW["host"])
+    if not refused_by_www:
+        wanted = f"status 503 for some of {CROWD} who come at once"
+        raise Mismatch(wanted, "nobody is refused", look_at=ELSEWHERE)
+    check_page(refused_by_www, 503, places=ELSEWHERE)
+    check_retry_after(refused_by_www)
     # The app may still work for those who were told 504.
     if not wait_for(lambda: site.get("/").status_code == 200, 10):
         raise Mismatch("a page, when the crowd has gone", f"status {site.get('/').status_code}")
+
+
+def first_refusal(crowd):
+    """The first 503 that comes to one of a crowd; None when all were told otherwise.
+
+    The others need not wait for their answers.
+    """
+    waiting = list(crowd)
+    while waiting:
+        ready, _, _ = select.select(waiting, [], [], LONG)
+        for one in ready or waiting[:1]:
+            waiting.remove(one)
+            with contextlib.suppress(Mismatch):  # who was slow to ask may have no answer
+                answer = Answer(one)
+                if answer.status_code == 503:
+                    return answer
+    return None
 
 
 @points(4)
@@ -863,7 +940,9 @@ def test_problems(site):
     size = [("nginx.conf", "client_max_body_size"), ("nginx.conf", "error_page 413")]
     # What the app would take, were it smaller: one that refuses at once leaves the rest unread.
     who = {"auth": tuple(LOGIN.values()), "headers": {"Content-Type": "application/json"}}
-    check_problem(site.post("/api/notices", data=bytes(11 * MB), **who), 413, size)
+    for options, places in (({}, size), (WWW, (*ELSEWHERE, *size))):
+        reply = site.post("/api/notices", data=bytes(11 * MB), **who, **options)
+        check_problem(reply, 413, places)
     with maintenance(site):
         for method in ("GET", "POST", "HEAD"):
             reply = site.request(method, "/api/notices")
@@ -898,8 +977,8 @@ def test_problems(site):
         if target.startswith("/api/"):
             check_problem(one.value, 504, patience)
             continue
-        post = "A named location (@…) keeps the method, and nobody can POST to a file."
-        check_page(one.value, 504, post if target == "/login" else "", patience)
+        note = KEEPS_METHOD if target == "/login" else ""
+        check_page(one.value, 504, note, patience)
     for label in ("API, www", "API, IPv6"):
         check_problem(during_outage(site, label), 502, ELSEWHERE)
     gunicorn.kill()
