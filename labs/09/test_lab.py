@@ -16,7 +16,7 @@ from grader.board import ELSEWHERE, LOGIN, V6, WWW, claims_of, told_by, whoami
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.client import Exchange
 from grader.commands import run
-from grader.errors import Mismatch
+from grader.errors import GraderError, Mismatch
 from grader.machine import File
 from grader.sandbox import APP, ZONE
 from grader.site import wait_for
@@ -28,6 +28,8 @@ PROBLEM = "application/problem+json"
 MB = 1_000_000
 LATE = 5.9  # seconds; the README says 5, and a busy machine may be a little late
 PATIENCE = 2.5  # seconds; the README says 2
+TRIES = 3
+AT_ONCE = 1.5  # seconds in which a crowd is connected
 LONG = 20  # seconds; of a visitor who wants his answer whatever it takes
 CROWD, FEW = 70, 12  # visitors at once: too many, and not too many
 SERVED = 4  # of a crowd, at the least: there is room for the few
@@ -838,15 +840,37 @@ def test_overload(site):
     Without a limit all of them wait, most of them for longer than they have patience for. 503
     with Retry-After costs next to nothing, and says when to come back.
     """
+    for _ in range(TRIES):
+        late = []
+        try:
+            check_overload(site, late)
+        except Mismatch:
+            if not late:
+                raise
+        else:
+            return
+    raise GraderError("this machine is too busy to let a crowd come at once")
+
+
+def check_overload(site, late):
+    """A crowd comes, and behind it others; whoever finds no room hears so.
+
+    Whether they really came at once, `late` tells: of those who are connected and say nothing Nginx
+    may have enough after seconds, which pass before a busy machine has connected all of them.
+    """
     show_crowd(site, HALF_SECOND, CROWD)
     with contextlib.ExitStack() as opened:
         numbers = iter(range(10, 250))
 
-        def connected(count):
-            sources = [f"203.0.113.{next(numbers)}" for _ in range(count)]
-            return [opened.enter_context(site.connect(source)) for source in sources]
+        def connected(*counts):
+            begun = time.monotonic()
+            sources = [[f"203.0.113.{next(numbers)}" for _ in range(count)] for count in counts]
+            made = [[opened.enter_context(site.connect(one)) for one in some] for some in sources]
+            if time.monotonic() - begun > AT_ONCE:
+                late.append(True)
+            return made
 
-        crowd, programs, writers = connected(CROWD), connected(PROGRAMS), connected(WRITERS)
+        crowd, programs, writers = connected(CROWD, PROGRAMS, WRITERS)
         # All are connected already: the requests come within a moment.
         for one in crowd:
             one.sendall(request(HALF_SECOND, Connection="close"))
@@ -856,7 +880,7 @@ def test_overload(site):
             one.sendall(request("/api/notices", Connection="close"))
         for one in writers:
             one.sendall(request("/upload", "POST", Content_Length=1, Connection="close") + b"x")
-        by_www = connected(CROWD)
+        (by_www,) = connected(CROWD)
         for one in by_www:
             with contextlib.suppress(OSError):  # one refusal is enough
                 one.sendall(request(HALF_SECOND, Connection="close", **WWW))
