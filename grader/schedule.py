@@ -12,8 +12,8 @@ import itertools
 import re
 import secrets
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grader.commands import Done, run
@@ -69,6 +69,7 @@ class Schedule:
         shell: the shell.
         cut: whether a % in a cron table ended the command.
         patience: after how many seconds systemd gives a start up that has not come to the point.
+        variables: the command's environment, as far as the learner's file says it.
     """
 
     file: str
@@ -78,6 +79,7 @@ class Schedule:
     shell: str = "/bin/sh"
     cut: bool = False
     patience: float = NEVER
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 # --- systemd ------------------------------------------------------------------------------------
@@ -159,12 +161,14 @@ def timer_schedule(site: Site, timer: str, service: str, unit: str) -> Schedule 
             [(service, "RemainAfterExit")],
         )
     lines = [one for key in ("ExecStartPre", "ExecStart") for one in commands.get(key, [])]
+    variables = variables_of(commands)
     return Schedule(
         timer,
         gap,
         seconds_of(site, timer, delays[-1]) if delays else 0.0,
-        " && ".join(shell_words(one) for one in lines),
+        " && ".join(shell_words(one, variables) for one in lines),
         patience=patience_of(site, service, commands),
+        variables=variables,
     )
 
 
@@ -176,17 +180,24 @@ def patience_of(site: Site, file: str, commands: dict[str, list[str]]) -> float:
     return NEVER if told[-1] in ("infinity", "0") else seconds_of(site, file, told[-1])
 
 
-def shell_words(line: str) -> str:
+def variables_of(commands: dict[str, list[str]]) -> dict[str, str]:
+    """The variables that a service sets (Environment=, see systemd.exec(5))."""
+    told = [one for line in commands.get("Environment", []) for one in shlex.split(line)]
+    pairs = [one.replace("%%", "%").partition("=") for one in told]
+    return {name: value for name, _, value in pairs}
+
+
+def shell_words(line: str, variables: Mapping[str, str]) -> str:
     """Write a command line of a unit for a shell: systemd's own prefixes and %% taken away.
 
-    systemd puts the unit's variables in the place of ${NAME}: here there are none. $$ is a $.
+    systemd puts the unit's variables in the place of ${NAME}. $$ is a $.
     """
 
     def meant(found: re.Match[str]) -> str:
-        return "$" if found[0] == "$$" else ""
+        return "$" if found[0] == "$$" else variables.get(found[1], "")
 
     words = [one.replace("%%", "%") for one in shlex.split(line.lstrip("-@:+!"))]
-    return shlex.join(re.sub(r"\$\$|\$\{\w+\}", meant, one) for one in words)
+    return shlex.join(re.sub(r"\$\$|\$\{(\w+)\}", meant, one) for one in words)
 
 
 def elapses(site: Site, file: str, calendar: str) -> list[datetime.datetime]:
@@ -223,17 +234,16 @@ def cron_schedules(site: Site, file: str) -> list[Schedule]:
     """
     text = text_of(site, file)
     found = []
-    shell = "/bin/sh"
+    variables = {"SHELL": "/bin/sh"}
     for line in text.splitlines():
         line = line.strip()
         if not line or line.startswith("#"):
             continue
         assigned = re.match(r"([A-Za-z_]\w*)\s*=\s*(.*)$", line)
         if assigned:
-            if assigned[1] == "SHELL":
-                shell = assigned[2].strip("\"'")
+            variables[assigned[1]] = assigned[2].strip("\"'")
             continue
-        found.append(cron_line(file, line, shell))
+        found.append(cron_line(file, line, variables))
     if found and not text.endswith("\n"):
         raise Mismatch(
             "a line end after the last line",
@@ -244,8 +254,17 @@ def cron_schedules(site: Site, file: str) -> list[Schedule]:
     return found
 
 
-def cron_line(file: str, line: str, shell: str) -> Schedule:
-    """Read one job of a table in /etc/cron.d: five fields or a word, a user, a command."""
+def cron_line(file: str, line: str, variables: Mapping[str, str]) -> Schedule:
+    """Read one job of a table in /etc/cron.d: five fields or a word, a user, a command.
+
+    Args:
+        file: the learner's name of the table's file.
+        line: the job.
+        variables: what lines before it have set, SHELL among them.
+
+    Raises:
+        Mismatch: cron would not take it.
+    """
     at = [(file, line)]
     count = 1 if line.startswith("@") else len(BOUNDS)
     parts = line.split(None, count + 1)
@@ -268,7 +287,15 @@ def cron_line(file: str, line: str, shell: str) -> Schedule:
     # An unescaped % ends the command: what follows goes to its standard input.
     command, *rest_of_line = re.split(r"(?<!\\)%", parts[-1])
     command = command.replace("\\%", "%").strip()
-    return Schedule(file, longest_gap([starts]), 0.0, command, shell, bool(rest_of_line))
+    return Schedule(
+        file,
+        longest_gap([starts]),
+        0.0,
+        command,
+        variables["SHELL"],
+        bool(rest_of_line),
+        variables=dict(variables),
+    )
 
 
 def cron_times(fields: Sequence[str]) -> list[datetime.datetime]:
@@ -341,9 +368,9 @@ def delays(
     real = next(one for one in site.files if one.path == TARGET)
     log = f"/tmp/starts-{secrets.token_hex(4)}"
     stub = f'#!/bin/sh\necho "$STARTED $(date +%s.%N)" >> {log}\n'
-    once = (
-        f"export STARTED=$(date +%s.%N); exec {schedule.shell} -c {shlex.quote(schedule.command)}"
-    )
+    pairs = [f"{name}={shlex.quote(value)}" for name, value in schedule.variables.items()]
+    exports = " ".join(["export STARTED=$(date +%s.%N)", *pairs])
+    once = f"{exports}; exec {schedule.shell} -c {shlex.quote(schedule.command)}"
     fast = f"faketime -f '+0 x{speed}' sh -c {shlex.quote(once)}"
     argv = ["sh", "-c", f"for i in $(seq {starts}); do {fast} & done; wait"]
 

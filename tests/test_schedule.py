@@ -21,11 +21,13 @@ from grader.schedule import (
     read_unit,
     shell_words,
     timer_schedule,
+    variables_of,
 )
 from grader.site import Site
 
 HOUR, DAY = 3600, 24 * 3600
 LAB = find_lab("11")
+SH = {"SHELL": "/bin/sh"}
 
 
 def test_a_unit_is_read_as_systemd_does() -> None:
@@ -37,7 +39,14 @@ def test_a_unit_is_read_as_systemd_does() -> None:
 
 
 def test_a_command_of_a_unit_is_written_for_a_shell() -> None:
-    assert shell_words("-/bin/sh -c 'echo $$x 5%%'") == "/bin/sh -c 'echo $x 5%'"
+    assert shell_words("-/bin/sh -c 'echo $$x 5%%'", {}) == "/bin/sh -c 'echo $x 5%'"
+    assert shell_words("/bin/sleep ${SPREAD} ${OTHER}", {"SPREAD": "7200"}) == "/bin/sleep 7200 ''"
+
+
+def test_the_variables_of_a_unit() -> None:
+    told = {"Environment": ['A=1 "B=two words"', "C=50%%=x"]}
+    assert variables_of(told) == {"A": "1", "B": "two words", "C": "50%=x"}
+    assert variables_of({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -75,12 +84,12 @@ def test_several_times_are_followed_together() -> None:
 
 
 def test_a_line_of_cron() -> None:
-    read = cron_line("renew.cron", "@daily root sleep $((RANDOM \\% 60)); x % y", "/bin/sh")
+    read = cron_line("renew.cron", "@daily root sleep $((RANDOM \\% 60)); x % y", SH)
     assert (read.command, read.gap) == ("sleep $((RANDOM % 60)); x", DAY)
-    assert cron_line("renew.cron", "@reboot root x", "/bin/sh").gap == NEVER
+    assert cron_line("renew.cron", "@reboot root x", SH).gap == NEVER
     for line in ("0 0 * * * /srv/board/renew.sh", "0 0 * * root x", "@often root x", "0 0 * * *"):
         with pytest.raises(Mismatch):
-            cron_line("renew.cron", line, "/bin/sh")
+            cron_line("renew.cron", line, SH)
 
 
 def site_with(**texts: str) -> Site:
@@ -91,6 +100,25 @@ def site_with(**texts: str) -> Site:
         text = texts.get(name.replace(".", "_"))
         files.append(File(one.path, text.encode(), one.mode) if text else one)
     return Site(LAB, files, start=False)
+
+
+def test_variables_of_a_cron_table_hold_for_the_lines_below_them() -> None:
+    table = "A = 1\n@daily root x\nSHELL=/bin/bash\nA='2 3'\n@daily root y\n"
+    with site_with(renew_cron=table) as site:
+        first, second = cron_schedules(site, "renew.cron")
+    assert first.variables == {"SHELL": "/bin/sh", "A": "1"}
+    assert second.variables == {"SHELL": "/bin/bash", "A": "2 3"}
+    assert (first.shell, second.shell) == ("/bin/sh", "/bin/bash")
+
+
+def test_variables_of_a_service_reach_its_commands() -> None:
+    service = "[Service]\nEnvironment=SPREAD=7200\nExecStart=/bin/sleep ${SPREAD}\n"
+    service += "ExecStart=/bin/sh -c 'sleep $$SPREAD; /srv/board/renew.sh'\n"
+    with site_with(renew_service=service) as site:
+        read = timer_schedule(site, "renew.timer", "renew.service", "board-renew")
+        assert read
+        (seen,) = delays(site, read, 1, 1800, bool)
+    assert seen >= 4 * HOUR
 
 
 def test_what_systemd_says_of_a_timer() -> None:
@@ -136,10 +164,11 @@ def test_a_timer_after_each_run() -> None:
         ("sleep 3h; /srv/board/renew.sh", 3 * HOUR),
         ("perl -e 'sleep 7200' && /srv/board/renew.sh", 2 * HOUR),
         ("/srv/board/renew.sh", 0),
+        ("sleep $SPREAD; /srv/board/renew.sh", 2 * HOUR),
     ],
 )
 def test_a_fast_clock_shows_how_long_a_command_sleeps(command: str, least: float) -> None:
-    with site_with(renew_cron=f"0 0 * * * root {command}\n") as site:
+    with site_with(renew_cron=f"SPREAD=7200\n0 0 * * * root {command}\n") as site:
         (read,) = cron_schedules(site, "renew.cron")
         (seen,) = delays(site, read, 1, 1800, bool)
         # Seconds of ours may pass before a busy machine has started it.

@@ -1,6 +1,7 @@
 """Lab 11, Let's Encrypt: the checks. README.md says what each one asks for."""
 
 import functools
+import itertools
 import re
 import secrets
 import ssl
@@ -9,10 +10,10 @@ from cryptography import x509
 
 from grader import acme
 from grader.acme import lead_away, lead_back
-from grader.board import told_by
+from grader.board import LOGIN, check_account_is_there, told_by
 from grader.checks import alone, by_hand, look_at, needs, points
 from grader.commands import run
-from grader.errors import Mismatch, NotLive
+from grader.errors import GraderError, Mismatch, NotLive
 from grader.machine import File
 from grader.schedule import cron_schedules, delays, timer_schedule
 from grader.site import wait_for
@@ -22,7 +23,9 @@ LIVE = "/etc/letsencrypt/live/board.example"
 WEBROOT = "/var/www/letsencrypt"
 CHALLENGES = "/.well-known/acme-challenge"
 FOR_GOOD = (301, 308)
+FILE = "/static/style.css"
 TARGET = "/echo/a%2Fb//c?x=1&x=2"  # what $uri would change
+REDIRECTED = (("GET", TARGET), ("GET", "/"), ("GET", FILE), ("GET", "/healthz"), ("POST", "/login"))
 LATER = 40  # days; of 45, so that few are left
 SCRIPT_SECONDS = 90.0
 RELOAD_SECONDS = 10.0
@@ -35,17 +38,58 @@ MOST_BATCHES = 32  # of a command that keeps others like it from starting, with 
 # ours are CHANCE on this clock.
 SPEED = 600
 LATE = 1.0 * SPEED
-# What stands in every private key, but in the account's; who other than the owner may read it. And
-# archives, in which it does not stand as text.
-OPEN_KEYS = r"""
-find /etc /home /run /srv /tmp /var -xdev -path /etc/acme -prune -o -type f -perm /027 \
-    \( -name private_key.json -print -o -size -64k -exec grep -ls 'PRIVATE KEY-' {} + \)
-find /etc /home /run /srv /tmp /var -xdev -type f -perm /027 -name '*.t*' -size -1024k |
-    while read -r one; do
-        if tar tf "$one" 2>/dev/null | grep -q privkey; then echo "$one"; fi
-    done
-find /srv/board/static /var/www -type f -exec grep -ls 'PRIVATE KEY-' {} +
-true
+# Prints files with a private key in them. With the argument `open`: those that others than the
+# owner may read, or that lie where visitors look, archives and all. With `pem`: those that a
+# program would read as they are, closed ones too.
+KEYS = r"""
+import contextlib, os, re, subprocess, sys, tarfile
+PEM = re.compile(rb"(?m)^[ \t]*-----BEGIN [A-Z ]*PRIVATE KEY-----\s+(?:[\w-]+: .*\s+)*[\w+/=]{16}")
+ACCOUNT = re.compile(rb'"d": *"[\w-]{16}')  # the private part of a JSON Web Key
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+MOST = 1 << 20  # bytes of a file
+
+def is_text_key(data):
+    return PEM.search(data) or b'"kty"' in data and ACCOUNT.search(data)
+
+def in_archive(path):
+    with contextlib.suppress(tarfile.TarError, EOFError), tarfile.open(path) as archive:
+        inside = [one for one in archive if one.isfile() and one.size < MOST]
+        return any(is_text_key(archive.extractfile(one).read()) for one in inside)
+
+def opens_without_password(path):
+    asked = ["openssl", "pkey", "-in", path, "-passin", "pass:", "-noout"]
+    return not subprocess.run(asked, capture_output=True).returncode
+
+def has_key(path, data):
+    if data.startswith(PACKED) or data[257:262] == b"ustar":
+        return in_archive(path)
+    # Else what begins with a sequence of ASN.1: a key in DER, or PKCS 12.
+    return is_text_key(data) or data.startswith(b"\x30") and opens_without_password(path)
+
+def is_open(path):
+    public = path.startswith(("/srv/board/static/", "/var/www/"))
+    return public or os.stat(path).st_mode & 0o027
+
+def files():
+    for root in ("/etc", "/home", "/run", "/srv", "/tmp", "/var"):
+        device = os.lstat(root).st_dev
+        for folder, folders, names in os.walk(root):
+            paths = {one: os.path.join(folder, one) for one in folders}
+            # Neither what is mounted there, nor the ACME server's own.
+            folders[:] = [
+                one for one, path in paths.items()
+                if os.lstat(path).st_dev == device and path != "/etc/acme"
+            ]
+            yield from (os.path.join(folder, one) for one in names)
+
+for path in files():
+    if os.path.islink(path) or not os.path.isfile(path) or os.path.getsize(path) > MOST:
+        continue
+    if sys.argv[1] == "pem" or is_open(path):
+        with contextlib.suppress(OSError):
+            data = open(path, "rb").read()
+            if PEM.search(data) if sys.argv[1] == "pem" else has_key(path, data):
+                print(path)
 """
 ACCOUNTS = "find /etc/letsencrypt/accounts -name private_key.json -exec sha256sum {} + | sort"
 STATE = f"sha256sum {LIVE}/privkey.pem {LIVE}/fullchain.pem; {ACCOUNTS}"
@@ -363,8 +407,8 @@ def test_served(site):
     """
     issued(site)
     must_show(site, on_disk(site).serial_number, "the new certificate, verified, on port 443")
-    for name in NAMES:
-        reply = site.get("/whoami", scheme="https", host=name)
+    for name, family in itertools.product(NAMES, (4, 6)):
+        reply = site.get("/whoami", scheme="https", host=name, family=family)
         if reply.headers.get("Location") == "https://board.example/whoami" and name != NAMES[0]:
             continue
         told = told_by(reply)
@@ -378,6 +422,41 @@ def test_served(site):
                 "The app knows of https what Nginx tells it.",
                 [("tls.conf", header), ("tls.conf", "proxy_pass")],
             )
+    check_account_is_secure(site)
+
+
+def check_account_is_secure(site):
+    """See that the account's page, which often has a location of its own, knows of https too."""
+    with site.visitor(scheme="https") as visitor:
+        visitor.post("/login", data=LOGIN)
+        page = visitor.get("/account")
+    check_account_is_there(page)
+    link = re.search(r'id="here">([^<]*)<', page.text)
+    wanted = f"https://{NAMES[0]}/account"
+    if not link or link[1] != wanted:
+        raise Mismatch(
+            f"on /account: link {wanted}",
+            f"link {link[1] if link else '(none)'}",
+            "A location with a proxy_set_header of its own inherits none.",
+            [("tls.conf", "location = /account"), ("tls.conf", "location /account")],
+        )
+
+
+def files_with_keys(site, which):
+    """Files with a private key in them: those that are open, or all that are PEM."""
+    done = run(site, ["python3", "-c", KEYS, which])
+    if done.status:
+        raise GraderError(f"the keys could not be looked for: {done.stderr}")
+    return sorted(done.stdout.splitlines())
+
+
+def check_keys_are_closed(site, before=(), look_at=()):
+    """See that no private key is where others get at it, but where one was before."""
+    if found := [one for one in files_with_keys(site, "open") if one not in before]:
+        seen = run(site, ["stat", "-c", "%A %U %n", *found]).stdout
+        raise Mismatch(
+            "no private key that others may read, or write", seen.strip(), look_at=look_at
+        )
 
 
 @points(2)
@@ -391,10 +470,7 @@ def test_keys(site):
     Whoever reads the key can be your site, towards everybody, as long as the certificate lasts.
     """
     issued(site)
-    found = run(site, ["sh", "-c", OPEN_KEYS]).stdout.splitlines()
-    if found:
-        seen = run(site, ["stat", "-c", "%A %U %n", *dict.fromkeys(found)]).stdout
-        raise Mismatch("no private key that others may read, or write", seen.strip())
+    check_keys_are_closed(site)
     owner = run(site, ["sh", "-c", f"stat -L -c '%a %u' {LIVE}/privkey.pem; id -u"]).stdout.split()
     assert owner[1] == owner[2], "the key belongs to whoever ran issue.sh"
 
@@ -415,9 +491,9 @@ def test_key_is_root_s(site):
     """
     issued(site)
     must_show(site, on_disk(site).serial_number, "the new certificate, verified, on port 443")
-    real = run(site, ["readlink", "-f", f"{LIVE}/privkey.pem"]).stdout.strip()
+    keys = files_with_keys(site, "pem")
     try:
-        run(site, ["chmod", "000", real])
+        run(site, ["chmod", "000", *keys])
         for name in NAMES:
             try:
                 shown(site, name)
@@ -429,7 +505,7 @@ def test_key_is_root_s(site):
                     "A variable in the path makes the workers read the files, at every handshake.",
                 ) from None
     finally:
-        run(site, ["chmod", "600", real])
+        run(site, ["chmod", "600", *keys])
 
 
 @points(2)
@@ -445,14 +521,14 @@ def test_redirect(site):
     """
     issued(site)
     must_show(site, on_disk(site).serial_number, "the new certificate, verified, on port 443")
-    for name in NAMES:
-        for family in (4, 6):
-            reply = site.get(TARGET, host=name, family=family)
-            wanted = [f"https://{one}{TARGET}" for one in (name, NAMES[0])]
-            if reply.status_code not in FOR_GOOD or reply.headers.get("Location") not in wanted:
-                got = f"status {reply.status_code}, {reply.headers.get('Location', 'no Location')}"
-                at = [("nginx.conf", "[::]:80")] if family == 6 else []
-                raise Mismatch(f"a redirect for good to {wanted[0]}, over IPv{family}", got, "", at)
+    for name, family, (method, target) in itertools.product(NAMES, (4, 6), REDIRECTED):
+        reply = site.request(method, target, host=name, family=family)
+        wanted = [f"https://{one}{target}" for one in (name, NAMES[0])]
+        if reply.status_code not in FOR_GOOD or reply.headers.get("Location") not in wanted:
+            got = f"status {reply.status_code}, {reply.headers.get('Location', 'no Location')}"
+            at = [("nginx.conf", f"location {target[:8]}"), ("nginx.conf", f"location = {target}")]
+            at = [("nginx.conf", "[::]:80")] if family == 6 else at[: 2 * (target != "/")]
+            raise Mismatch(f"a redirect for good to {wanted[0]}, over IPv{family}", got, "", at)
     challenge_is_answered(site, by_tls=True)
 
 
@@ -521,6 +597,7 @@ def test_renewal(site):
     old = on_disk(site)
     must_show(site, old.serial_number, "the first certificate, verified, on port 443")
     accounts = run(site, ["sh", "-c", ACCOUNTS]).stdout
+    were_open = files_with_keys(site, "open")
     context = ssl.create_default_context(cadata=site.root)
     with site.load(lambda: visit(site, context), threads=2) as visits:
         done = script(site, "renew.sh", LATER)
@@ -551,6 +628,9 @@ def test_renewal(site):
             "or 443 away, does not.",
             [("deploy-hook.sh", one) for one in ("quit", "stop", "restart", "kill", "nginx")],
         )
+    # renew.sh may do what issue.sh did not; what that one did is another check's.
+    places = [("renew.sh", one) for one in ("chmod", "tar ", "cp ", "privkey", "umask")]
+    check_keys_are_closed(site, were_open, places)
 
 
 @alone
