@@ -79,27 +79,36 @@ def test_eight_at_once(site):
 
     One worker without threads serves one visitor at a time: the eighth waits eight seconds.
     """
-    slowest = eight(site)
-    if 3 < slowest < 3.9:
-        # Two rounds, and a machine with more to do. With too few places it takes four seconds.
-        slowest = min(eight(site), eight(site))
-    if slowest > 3:
+    check_eight(site)
+
+
+def check_eight(site):
+    """Eight one-second requests at once are done within 3 s; else it is a mismatch."""
+    took = eight(site)
+    if 3 < took < 3.9:
+        # Two rounds, and a machine with more to do. Three rounds take three seconds each time.
+        took = min(eight(site), eight(site))
+    if took > 3:
         raise Mismatch(
             "the last of 8 answers within 3 s",
-            f"it came after {slowest:.1f} s",
+            f"it came after {took:.1f} s",
             "They came one after the other, or in rounds: there are too few places.",
         )
 
 
 def eight(site):
-    """Eight one-second requests at once; how long the last one took, in seconds."""
+    """Eight one-second requests at once; the seconds from the first one to the last answer.
+
+    On a busy machine the last one is asked later than the first one, and waits less.
+    """
+    started = time.monotonic()
     done = site.together([lambda: site.get("/slow?seconds=1", timeout=20)] * 8)
     for one in done:
         if one.error:
             raise one.error
         if one.value.status_code != 200:
             raise Mismatch("8 answers with status 200", f"status {one.value.status_code}")
-    return max(one.seconds for one in done)
+    return time.monotonic() - started
 
 
 TRUSTED = [("gunicorn.conf.py", "forwarded_allow_ips")]

@@ -510,20 +510,7 @@ def test_eight_at_once(site):
     A process without threads serves one visitor at a time. Eight need eight places, or half as
     many and two rounds.
     """
-    calls = [lambda: site.get("/slow?seconds=1", timeout=20)] * PLACES
-    done = site.together(calls)
-    for one in done:
-        if one.error:
-            raise one.error
-        if one.value.status_code != 200:
-            raise Mismatch(f"{PLACES} answers with status 200", f"status {one.value.status_code}")
-    slowest = max(one.seconds for one in done)
-    if slowest > 3:
-        raise Mismatch(
-            f"the last of {PLACES} answers within 3 s",
-            f"it came after {slowest:.1f} s",
-            "They came one after the other, or in rounds: there are too few places.",
-        )
+    second.check_eight(site)
 
 
 @points(3)
