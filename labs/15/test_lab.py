@@ -32,6 +32,8 @@ LAB = "15"
 HOME = "https://board.example"
 DOCS = "docs.board.example"
 NAMES = ("board.example", "www.board.example", DOCS)
+STYLE_SHEET = "/assets/stylesheets/main.4ebceb2b.min.css"  # of the documentation
+SCRIPT = "/assets/javascripts/bundle.aa3d6093.min.js"
 STATIC = "/srv/board/static"
 PAGES = "/srv/docs"
 MB = 1_000_000
@@ -43,6 +45,8 @@ GUNICORNS = "$(grep -l gunicorn /proc/[0-9]*/comm | cut -d/ -f3)"  # the box has
 YEAR = {"public", "max-age=31536000", "immutable"}
 # What is not for visitors where files are, as lab 10 says.
 HIDDEN = ("~", ".bak", ".old", ".orig", ".swp", ".py", ".pyc", ".db", ".sqlite", ".sqlite3")
+PROBED = ("php", "asp", "sql", "log", "ini", "sh")  # what robots look for; pages may end so
+TEXT = ("html", "css", "js", "json", "svg", "xml", "txt")  # what travels packed
 
 said = checks_of("07").said
 
@@ -128,6 +132,8 @@ def check_kept(reply, for_ever):
     short = "no-cache" in said(reply) or (ages and max(ages) <= 300)
     if not for_ever and (not short or "immutable" in said(reply)):
         lines = places("no-cache", "Cache-Control", "expires")
+        if "immutable" in said(reply):
+            lines = places("immutable", *(text for _, text in lines))
         raise Mismatch("Cache-Control: no-cache, or max-age of 300 at most", told, "", lines)
 
 
@@ -219,6 +225,7 @@ def test_port_80(site):
                 reply = over_http(site, path, host, family)
                 check_status(reply, 301, 308)
                 check_leads_home(reply.headers.get("Location", "none"), host, path)
+                check_leads_nowhere_else(site, path, host, family)
                 reply = over_http(site, challenge, host, family)
                 check_body(reply, proof, "the file of the challenge")
 
@@ -248,8 +255,19 @@ def check_leads_home(told, host, path):
     note = ""
     if told in [f"https://{one}{path}" for one in NAMES]:
         note = "`$server_name` is the first name of the block, `$host` the one that was asked for."
-    lines = places("https://$server_name", "return 30", "rewrite")
+    lines = places("https://$server_name", "https://$http_host", "return 30", "rewrite")
     raise Mismatch(f"Location: https://{host}{path}", f"Location: {told}", note, lines)
+
+
+def check_leads_nowhere_else(site, path, host, family):
+    """Port 80 leads to no port and to no name that only the header Host has."""
+    reply = over_http(site, path, f"{host}:80", family)
+    check_leads_home(reply.headers.get("Location", "none"), host, path)
+    with contextlib.suppress(requests.RequestException):  # to hang up is right
+        # Nginx chooses the server by the request line's host.
+        reply = site.get(f"http://{host}{path}", host="evil.test", family=family)
+        if "Location" in reply.headers:
+            check_leads_home(reply.headers["Location"], host, path)
 
 
 @points(5)
@@ -324,12 +342,49 @@ def test_files(site):
             check_status(https(site, f"/static/{name}"), 403, 404)
         if asked(site) != before:
             raise Mismatch("files from Nginx itself", "the app was asked")
-        for name in hidden_names(draw):
+        pages = [*hidden_names(draw), *(f"{draw.word()}.{ending}" for ending in PROBED)]
+        for name in pages:
             reply = https(site, f"/echo/{name}")
             if reply.status_code != 200 or reply.headers.get("Content-Type") != "application/json":
                 note = "Only where files are, an ending tells what is hidden."
                 got = f"status {reply.status_code}"
                 raise Mismatch("the app's page", got, note, [*by_ending, *places("location ~")])
+        check_well_known(site, draw.word())
+    check_fingerprints(site, STATIC, lambda name: https(site, f"/static/{name}"))
+
+
+def check_well_known(site, name):
+    """What is below /.well-known/ is not hidden: the app is asked, or a file is shown."""
+    path, proof = f"/.well-known/{name}", secrets.token_bytes(16)
+    site.box.write(File(f"/var/www/letsencrypt{path}", proof))
+    before = asked(site)
+    reply = https(site, path)
+    if asked(site) == before and reply.content != proof:
+        raise Mismatch(
+            "the app's answer",
+            f"status {reply.status_code} from Nginx itself",
+            "A dot may be hidden, but not the one of /.well-known/.",
+            places("location ~ /\\.", "/\\.", "location ~"),
+        )
+
+
+def check_fingerprints(site, folder, ask):
+    """Eight hex digits before the ending, no fewer, say that a file never changes."""
+    with drawn(LAB, "fingerprints") as draw:
+        made = {
+            **{draw.fingerprint() + ending: True for ending in (".css", ".js", ".png")},
+            **{draw.fingerprint() + ending: True for ending in (".min.css", ".min.js")},
+            **{draw.fingerprint()[:6] + ending: False for ending in (".css", ".min.js")},
+            f"{draw.randrange(2000, 2040)}.css": False,
+            **dict.fromkeys(("css", "js", "png"), False),
+        }
+        files = {f"{draw.word()}.{rest}": for_ever for rest, for_ever in made.items()}
+        data = draw.text(2_000)
+        site.box.write(*(File(f"{folder}/{name}", data) for name in files))
+        for name, for_ever in files.items():
+            reply = ask(name)
+            check_body(reply, data, "the file")
+            check_kept(reply, for_ever)
 
 
 @points(5)
@@ -353,35 +408,53 @@ def test_documentation(site):
         check_status(again, 304)
     with drawn(LAB, "documentation") as draw:
         check_drawn_pages(site, draw)
-    missing = content("404.html")
-    for path in ("/none", "/labs/none/", "/assets/", "/whoami", "/login", "/static/style.css"):
+    check_fingerprints(site, f"{PAGES}/assets", lambda name: docs(site, f"/assets/{name}"))
+    with drawn(LAB, "packed") as draw:
+        check_packed(site, draw)
+    missing, of_the_app = content("404.html"), ("/healthz", "/stats", "/api/notices", "/stream")
+    paths = ("/none", "/labs/none/", "/assets/", "/whoami", "/login", "/static/style.css")
+    for path in (*paths, *of_the_app):
         reply = docs(site, path)
         if reply.status_code != 404 or reply.content != missing:
             got = f"status {reply.status_code}, and {reply.text[:40]!r}"
             lines = places("error_page 404 /404.html", "404.html", "/srv/docs")
             if reply.status_code == 200:
-                lines = places("try_files", *(text for _, text in lines))
+                lines = places("try_files", f"location = {path}", *(text for _, text in lines))
             raise Mismatch("status 404, with the documentation's own 404.html", got, "", lines)
     if asked(site) != before:
         raise Mismatch("all of it from Nginx itself", "the app was asked")
     check_apart(site)
-    for method in ("POST", "PUT", "DELETE"):
-        reply = docs(site, "/", method)
+    check_only_read(site)
+
+
+def check_only_read(site):
+    """The documentation refuses what is neither GET nor HEAD, also where there is no page."""
+    for method, path in (
+        *(("POST", "/"), ("PUT", "/"), ("DELETE", "/")),
+        *(("POST", "/none"), ("POST", STYLE_SHEET)),
+    ):
+        reply = docs(site, path, method)
         lines = places("limit_except", "request_method", "server_name docs")
         note = ""
         if reply.status_code == 404:
             lines = places("error_page 403", *(text for _, text in lines))
             note = "An `error_page` for 403 also takes the 403 of a method that is refused."
+            if path != "/":
+                note = "A file refuses POST of its own accord. Where there is none, a rule must."
+                lines = places("server_name docs")
         check_status(reply, 403, 405, note=note, lines=lines)
 
 
 def check_apart(site):
-    """No page of the documentation is seen under the board's names, whatever the path."""
-    shown = content("index.html"), content("labs/03-nginx/index.html")
+    """Nothing of the documentation is seen under the board's names, whatever the path."""
+    tree = find_lab(LAB).folder / "site"
+    shown = {str(one.relative_to(tree)): one.read_bytes() for one in tree.rglob("*.*")}
     inner = "labs/03-nginx/"
+    paths = (inner, "docs/", f"docs/{inner}", f"docs../{inner}index.html", f"docs{inner}")
+    likely = ("course/", "guide/", "help/", "manual/")
     for host in NAMES[:2]:
-        for path in (inner, "docs/", f"docs/{inner}", f"docs../{inner}index.html", f"docs{inner}"):
-            if https(site, f"/{path}", host=host).content in shown:
+        for path in (*paths, *shown, *likely):
+            if https(site, f"/{path}", host=host).content in shown.values():
                 lines = places("alias /srv/docs", "location /docs", "root /srv/docs", "/srv/docs")
                 raise Mismatch(f"nothing of the documentation under {host}", "its page", "", lines)
 
@@ -402,10 +475,7 @@ def check_drawn_pages(site, draw):
         *(File(f"{PAGES}/{name}", data) for name, data in assets.items()),
     )
     check_body(docs(site, f"/{folder}/", headers=PLAIN), page, "the page")
-    reply = docs(site, f"/{folder}/", headers=GZIP, stream=True)
-    if reply.raw.read(decode_content=False) != ready:
-        lines = places("/srv/docs", "gzip_static")
-        raise Mismatch("the bytes of index.html.gz, which lies beside it", "others", "", lines)
+    check_prepared(site, f"/{folder}/", "index.html.gz", ready)
     reply = docs(site, f"/{folder}")
     note = "A folder without the slash redirects: what its page links to is found from there."
     lines = places("try_files", "/srv/docs")
@@ -426,15 +496,48 @@ def check_drawn_pages(site, draw):
     check_status(reply, 404, note=note, lines=places("try_files", "404.html"))
     if said(reply) & {"immutable", "max-age=31536000"}:
         raise Mismatch("a 404 that is not kept", f"Cache-Control: {reply.headers['Cache-Control']}")
-    site.box.link(f"{PAGES}/{folder}/out.txt", "/srv/board/wsgi.py")
+    links = ("out.txt", "out.css")
+    for name in links:
+        site.box.link(f"{PAGES}/{folder}/{name}", "/srv/board/wsgi.py")
     hidden = [f".{draw.word()}", ".git/config", f"{draw.word()}.html~", *hidden_names(draw)]
+    hidden.append(f".{draw.word()}/x.css")
     site.box.write(*(File(f"{PAGES}/{folder}/{name}", b"not for you\n") for name in hidden))
     for name in hidden:
         lines = places("server_name docs", "/srv/docs")
         note = "The same names are hidden as below /static/, also in capital letters."
         check_status(docs(site, f"/{folder}/{name}"), 403, 404, note=note, lines=lines)
     lines = places("/srv/docs")
-    check_status(docs(site, f"/{folder}/out.txt"), 403, 404, lines=lines)
+    for name in links:
+        check_status(docs(site, f"/{folder}/{name}"), 403, 404, lines=lines)
+
+
+def check_prepared(site, path, name, ready):
+    """For a path the prepared file of this name is sent."""
+    reply = docs(site, path, headers=GZIP, stream=True)
+    if reply.raw.read(decode_content=False) != ready:
+        lines = places("/srv/docs", "gzip_static")
+        raise Mismatch(f"the bytes of {name}, which lies beside it", "others", "", lines)
+
+
+def check_packed(site, draw):
+    """Each kind of text is packed from 1 KB on, small replies and pictures are not."""
+    texts = {f"{draw.word()}.{one}": draw.text(draw.randrange(1_100, 1_400)) for one in TEXT}
+    others = {f"{draw.word()}.html": draw.text(200), f"{draw.word()}.png": draw.text(2_000)}
+    beside, data = f"assets/{draw.word()}.css", draw.text(5_000)
+    ready = gzip.compress(data, 9, mtime=draw.randrange(10**6, 10**9))
+    files = {**texts, **others, beside: data, f"{beside}.gz": ready}
+    site.box.write(*(File(f"{PAGES}/{name}", one) for name, one in files.items()))
+    for name in texts:
+        # HTML is always among the types.
+        why = "gzip_min_length" if name.endswith(".html") else "gzip_types"
+        check_packed_through_a_proxy(site, f"/{name}", why)
+    for name, one in others.items():
+        form = docs(site, f"/{name}", headers=GZIP).headers.get("Content-Encoding")
+        if form:
+            lines = places("gzip_min_length", "gzip_types", "gzip on")
+            wanted = f"no Content-Encoding, for {len(one)} bytes"
+            raise Mismatch(wanted, f"Content-Encoding: {form}", "", lines)
+    check_prepared(site, f"/{beside}", f"{beside}.gz", ready)
 
 
 def check_both_forms(site, path):
@@ -449,9 +552,14 @@ def check_both_forms(site, path):
                 "`gzip_vary` holds in the block where it stands, and for those inside of it.",
                 lines,
             )
+    check_packed_through_a_proxy(site, path)
+
+
+def check_packed_through_a_proxy(site, path, *texts):
+    """A file comes packed where the request came through a proxy; the texts are likely lines'."""
     reply = docs(site, path, headers={**GZIP, "Via": "1.1 proxy.test"})
     if reply.headers.get("Content-Encoding") != "gzip":
-        lines = places("gzip_proxied", "gzip on")
+        lines = places(*texts, "gzip_proxied", "gzip on")
         raise Mismatch("Content-Encoding: gzip, with Via too", "none", "", lines)
 
 
@@ -484,6 +592,7 @@ def test_cache(site):
     ask_again(site, "07", *checks, "authorization", "private", "set-cookie", "not-stored", "query")
     ask_again(site, "07", "head", "post", "language", "encoding", "operator", "what-pages-say")
     check_hosts(site)
+    check_links(site)
     if not site.box.size(CACHE)[0]:
         lines = places("proxy_cache_path")
         raise Mismatch(f"what is stored lies in {CACHE}", "nothing is there", "", lines)
@@ -505,6 +614,22 @@ def check_hosts(site):
                 "behind `proxy_pass`, not the visitor's host.",
                 places("proxy_cache_key", "proxy_cache "),
             )
+
+
+def check_links(site):
+    """A stored page's links lead to the board, whichever port was asked for first."""
+    address = f"/stamp?says=public&{secrets.token_hex(8)}"
+    https(site, address, headers={"Host": f"{NAMES[0]}:8443"})
+    link = told_by(https(site, address))["url"]
+    if not link.startswith(f"{HOME}/"):
+        note = "A location with a `proxy_set_header` of its own inherits none."
+        lines = places("stamp", "proxy_cache ", "proxy_set_header")
+        if ":8443" in link:
+            note = (
+                "The page that was stored is another visitor's: what Host says goes into the key."
+            )
+            lines = places("proxy_cache_key", "proxy_set_header Host")
+        raise Mismatch(f"a link that begins with {HOME}/", link, note, lines)
 
 
 @points(3)
@@ -547,8 +672,13 @@ def test_headers(site):
     """
     hardened(site, "versions", "headers", "policies")
     check_headers = checks_of("10").check_headers
-    for path in ("/", "/none", "/labs/06-tls", "/sitemap.xml", "/.env"):
-        reply = docs(site, path)
+    etag = docs(site, STYLE_SHEET).headers.get("ETag", "")
+    for path, headers in (
+        *((one, {}) for one in ("/", "/none", "/labs/06-tls", "/sitemap.xml", "/.env")),
+        *((one, {}) for one in (STYLE_SHEET, SCRIPT)),
+        *((STYLE_SHEET, one) for one in ({"If-None-Match": etag}, {"Range": "bytes=0-9"})),
+    ):
+        reply = docs(site, path, headers=headers)
         check_headers(reply)
         checks_of("10").tell_version(bytes(site.exchanges[-1].received))
         if path in ("/", "/none"):
@@ -615,6 +745,7 @@ def test_app_down(site):
     ask_again(site, "09", "hang")
     site.service("gunicorn").kill()
     site.box.write(File("/srv/board/maintenance.on", b""))
+    check_closed(site)
     reply = docs(site, "/labs/06-tls/")
     check_body(
         reply, content("labs/06-tls/index.html"), "the documentation, while the board is down"
@@ -624,6 +755,15 @@ def test_app_down(site):
         lines = places("maintenance.on", "error_page 503")
         raise Mismatch("files during maintenance, too", "status 503", "", lines)
     check_body(reply, (APP / "static" / "style.css").read_bytes(), "the board's style sheet")
+
+
+def check_closed(site):
+    """What is neither a file nor the operator's is closed too, and says so like any other reply."""
+    for path in ("/stream", "/files/keys.txt"):
+        reply = https(site, path)
+        lines = places("$uri ~", "maintenance.on")
+        check_status(reply, 503, note="All of the board is closed but /static/.", lines=lines)
+        checks_of("10").check_headers(reply)
 
 
 @points(3)
