@@ -139,9 +139,8 @@ class Service:
         return [one for one in self.site.listeners() if self.name in one.services]
 
     def http_listeners(self) -> list[Listener]:
-        """The sockets it listens on, less Gunicorn's private control socket, whatever its name."""
-        found = [one for one in self.listeners() if not one.path.endswith(CONTROL_SOCKET)]
-        return [one for one in found if not one.path or self.site.answers(one)]
+        """The sockets it listens on, less Gunicorn's private control socket under its usual name."""
+        return [one for one in self.listeners() if not one.path.endswith(CONTROL_SOCKET)]
 
     def log(self, stream: str = "stderr") -> str:
         """What it printed so far on `stdout` or `stderr`, over all its starts."""

@@ -33,8 +33,12 @@ MASTER = "$(cut -d' ' -f4 /proc/$pid/stat)"
 
 
 def addresses(site):
-    """What Gunicorn listens on; one address may have a socket for each worker (`reuse_port`)."""
-    return sorted({str(one) for one in site.service("gunicorn").http_listeners()})
+    """What Gunicorn listens on; one address may have a socket for each worker (`reuse_port`).
+
+    A unix socket that answers no HTTP is its control socket, whatever its name.
+    """
+    found = site.service("gunicorn").http_listeners()
+    return sorted({str(one) for one in found if not one.path or site.answers(one)})
 
 
 @points(2)
