@@ -139,7 +139,7 @@ class Service:
         return [one for one in self.site.listeners() if self.name in one.services]
 
     def http_listeners(self) -> list[Listener]:
-        """The sockets it listens on, less Gunicorn's private control socket under its usual name."""
+        """The sockets it listens on, less Gunicorn's private control socket by its usual name."""
         return [one for one in self.listeners() if not one.path.endswith(CONTROL_SOCKET)]
 
     def log(self, stream: str = "stderr") -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import requests
 
 from grader.board import LOGIN, check_visitor_is_known, doors, plain, told_by, whoami
-from grader.checks import by_hand, look_at, needs, points
+from grader.checks import alone, by_hand, look_at, needs, points
 from grader.errors import Mismatch, NotLive
 
 SLOW_CLIENTS = 50
@@ -205,6 +205,7 @@ SPOOFED_ADDRESSES = (
 
 
 @points(3)
+@alone
 @needs(test_visitor_address)
 def test_spoofed_address(site):
     """A visitor cannot claim another address
