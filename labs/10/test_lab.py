@@ -779,7 +779,9 @@ def test_size_limits(site):
     ):
         body = b"x" * (megabytes * MEGABYTE)
         parts = (body[at : at + 65536] for at in range(0, len(body), 65536))
-        reply = https(site, path, "POST", host=host, data=parts if chunked else body)
+        # With a name, so that an app that is asked reads all of it.
+        who = (LOGIN["name"], LOGIN["password"])
+        reply = https(site, path, "POST", host=host, data=parts if chunked else body, auth=who)
         if reply.status_code != wanted:
             raise Mismatch(
                 f"status {wanted}, for a body of {megabytes} MB"
